@@ -1,0 +1,2 @@
+//! The `coi` command.
+fn main() {}
