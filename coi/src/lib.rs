@@ -1,1 +1,3 @@
-//! COI.
+//! COI runs AI coding agents in Incus system containers and watches them from the kernel.
+
+pub mod monitor;

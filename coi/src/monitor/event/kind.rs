@@ -1,0 +1,81 @@
+//! The kinds of events.
+
+use std::fmt;
+
+/// What kind of thing happened. The name is ECS's `event.action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum EventKind {
+    /// A process replaced its image: the program it now runs, with the kernel's copy of the arguments.
+    Exec,
+    /// An execve(2) was refused for another reason than a missing file.
+    ExecFailed,
+    /// A process was made.
+    Fork,
+    /// A process ended (its last thread).
+    Exit,
+    /// An outgoing connection was begun: TCP at its SYN, others when connect(2) returned.
+    Connect,
+    /// An incoming connection was accepted.
+    Accept,
+    /// Standard input, output or error was put onto a socket with dup(2) and its kin.
+    Redirect,
+    /// The standard input and output of a process have come to lead to an internet socket, directly or
+    /// through pipes, a terminal or a relay. Derived from the events above; once per program and process.
+    Link,
+    /// A file was opened, or an attempt was refused for another reason than a missing file.
+    Open,
+    /// A process read this much more of the workspace's files: a sum, never a single read.
+    Read,
+    /// A process sent this much more to addresses that are not loopback: a sum, never a single send.
+    Send,
+    /// Events were lost before anybody saw them.
+    Loss,
+}
+
+impl EventKind {
+    /// All kinds, in the order of their discriminants.
+    pub const ALL: [Self; 12] = [
+        Self::Exec,
+        Self::ExecFailed,
+        Self::Fork,
+        Self::Exit,
+        Self::Connect,
+        Self::Accept,
+        Self::Redirect,
+        Self::Link,
+        Self::Open,
+        Self::Read,
+        Self::Send,
+        Self::Loss,
+    ];
+
+    /// The name used in rules, in the audit log and on the screen.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::ExecFailed => "exec-failed",
+            Self::Fork => "fork",
+            Self::Exit => "exit",
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+            Self::Redirect => "redirect",
+            Self::Link => "link",
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Send => "send",
+            Self::Loss => "loss",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

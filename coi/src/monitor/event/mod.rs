@@ -1,0 +1,10 @@
+//! What happened: the kinds of events and the fields they carry.
+//!
+//! This module promises one vocabulary. The name of a kind or a field here is its name in a rule, in the
+//! audit log, in the live stream and in the SIEM. It knows neither the kernel nor the rules.
+
+mod fields;
+mod kind;
+
+pub use fields::{Field, FieldDef, Record, Type, Value};
+pub use kind::EventKind;
