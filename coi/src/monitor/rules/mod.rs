@@ -14,13 +14,22 @@
 //! `state` holds windows and sequences, [`engine`] puts all of it together, [`testing`] runs the tests
 //! that rules carry.
 
+mod attack;
+mod check;
 mod engine;
 mod error;
+mod eval;
+mod lexer;
+mod load;
+mod message;
 mod model;
 mod overrides;
+mod parser;
+mod quantity;
+mod state;
 pub mod testing;
 
 pub use engine::{Alert, Counters, Engine, Evidence};
 pub use error::{RuleError, RuleErrorKind};
 pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
-pub use overrides::{AtLeast, Override, Overrides};
+pub use overrides::{Amount, AtLeast, Override, Overrides};
