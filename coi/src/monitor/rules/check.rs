@@ -32,17 +32,18 @@ impl Text {
     /// The place of a part of the text.
     pub(super) fn at(&self, span: &Span) -> Place {
         let raw = self.place.file.inner().get(self.place.span.clone()).unwrap_or_default();
-        let offset = |at| self.place.span.start + raw_offset(raw, at);
-        let start = offset(span.start);
+        let offset = |at, begins| self.place.span.start + raw_offset(raw, at, begins);
+        let start = offset(span.start, true);
         // At least one character, so that there is something to mark.
-        let end = self.place.file.inner().ceil_char_boundary(offset(span.end).max(start + 1));
+        let end = self.place.file.inner().ceil_char_boundary(offset(span.end, false).max(start + 1));
         let end = end.min(self.place.span.end);
         Place { file: self.place.file.clone(), span: start.min(end)..end }
     }
 }
 
-/// The place in a TOML string as it was written, of a place in what it means.
-fn raw_offset(raw: &str, meant: usize) -> usize {
+/// The place in a TOML string as it was written, of a place in what it means. Where something `begins` after a
+/// line that goes on, that is on the next line.
+fn raw_offset(raw: &str, meant: usize, begins: bool) -> usize {
     let (open, escapes) = match raw {
         _ if raw.starts_with("'''") => (3, false),
         _ if raw.starts_with("\"\"\"") => (3, true),
@@ -55,26 +56,32 @@ fn raw_offset(raw: &str, meant: usize) -> usize {
         at += ["\r\n", "\n"].into_iter().find(|line| raw[open..].starts_with(line)).map_or(0, str::len);
     }
     let mut reached = 0;
-    while reached < meant {
-        let Some(c) = raw.get(at..).and_then(|rest| rest.chars().next()) else { break };
-        if c != '\\' || !escapes {
-            at += c.len_utf8();
-            reached += c.len_utf8();
+    while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
+        let escaped = rest.strip_prefix('\\').filter(|_| escapes);
+        if let Some(next) = escaped.filter(|next| next.starts_with(char::is_whitespace)) {
+            if reached == meant && !begins {
+                break;
+            }
+            // The line goes on: the break and the indentation after it mean nothing.
+            at += rest.len() - next.trim_start().len();
             continue;
         }
-        let digits = match raw.as_bytes().get(at + 1) {
+        if reached >= meant {
+            break;
+        }
+        let digits = match escaped.and_then(|next| next.bytes().next()) {
+            None => {
+                let length = rest.chars().next().map_or(1, char::len_utf8);
+                at += length;
+                reached += length;
+                continue;
+            }
             Some(b'x') => 2,
             Some(b'u') => 4,
             Some(b'U') => 8,
-            Some(b'\n' | b'\r' | b' ' | b'\t') => {
-                // The line goes on: the break and the indentation after it mean nothing.
-                at += 1;
-                at += raw[at..].len() - raw[at..].trim_start().len();
-                continue;
-            }
-            _ => 0,
+            Some(_) => 0,
         };
-        let code = raw.get(at + 2..at + 2 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let code = rest.get(2..2 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
         reached += code.and_then(char::from_u32).map_or(1, char::len_utf8);
         at += 2 + digits;
     }
@@ -110,7 +117,8 @@ pub(super) fn check(
     definitions: &Definitions,
     errors: &mut Vec<RuleError>,
 ) -> Expr {
-    let mut checker = Checker { definitions, kinds, text, open: Vec::new(), parts: PARTS, errors };
+    let mut checker =
+        Checker { definitions, kinds, text, open: Vec::new(), alone: false, parts: PARTS, errors };
     checker.expr(tree)
 }
 
@@ -118,7 +126,8 @@ pub(super) fn check(
 pub(super) fn check_macro(name: &str, definitions: &Definitions, errors: &mut Vec<RuleError>) {
     let Some(Macro { text, tree: Some(tree) }) = definitions.macros.get(name) else { return };
     let open = vec![name.to_owned()];
-    let mut checker = Checker { definitions, kinds: KindSet::all(), text, open, parts: PARTS, errors };
+    let kinds = KindSet::all();
+    let mut checker = Checker { definitions, kinds, text, open, alone: true, parts: PARTS, errors };
     checker.expr(tree);
 }
 
@@ -152,6 +161,8 @@ struct Checker<'a> {
     text: &'a Text,
     /// The macros that one is in.
     open: Vec<String>,
+    /// Whether it is a macro by itself.
+    alone: bool,
     /// How many parts more there may be.
     parts: usize,
     errors: &'a mut Vec<RuleError>,
@@ -228,11 +239,13 @@ impl<'a> Checker<'a> {
         // What is wrong with the macro itself is said once, where it is defined. What is wrong only with
         // using it here is said here.
         let place = self.text.at(span);
+        let alone = self.alone;
         let inner: Vec<RuleError> = self.errors.drain(before..).collect();
         self.errors.extend(inner.into_iter().filter_map(|error| match error.kind() {
-            kind @ (RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_)) => {
-                Some(place.error(kind.clone()))
+            RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_) => {
+                Some(place.error(error.kind().clone()))
             }
+            RuleErrorKind::MacroCycle(_) if alone => Some(error),
             _ => None,
         }));
         expr

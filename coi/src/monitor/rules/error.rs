@@ -206,7 +206,8 @@ impl RuleErrorKind {
     /// What to do about it.
     fn help(&self) -> Option<String> {
         match self {
-            Self::Toml(_) | Self::Empty(_) => None,
+            Self::Toml(_) => None,
+            Self::Empty(_) => Some("put something into it, or leave it out".into()),
             Self::UnknownKey { key, known, .. } => Some(match nearest(key, known.iter().copied()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the keys are {}", known.join(", ")),
@@ -319,6 +320,16 @@ impl RuleError {
         Self { kind: Box::new(kind), place: None }
     }
 
+    /// Where it is in its file.
+    pub(super) fn start(&self) -> usize {
+        self.place.as_ref().map_or(0, |place| place.span.start)
+    }
+
+    /// The name of its file.
+    pub(super) fn file(&self) -> &str {
+        self.place.as_ref().map_or("", |place| place.file.name())
+    }
+
     /// What is wrong.
     pub fn kind(&self) -> &RuleErrorKind {
         &self.kind
@@ -355,7 +366,7 @@ impl Diagnostic for RuleError {
 /// The candidate that the name was probably meant to be.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // More than a third wrong is another word, not a slip.
-    let limit = (name.chars().count() / 3).max(1);
+    let limit = name.chars().count() / 3;
     candidates
         .into_iter()
         .map(|candidate| (distance(name, candidate), candidate))

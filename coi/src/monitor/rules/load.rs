@@ -80,7 +80,12 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<Rul
             rules.push(rule);
         }
     }
-    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+    if errors.is_empty() {
+        return Ok(rules);
+    }
+    let order = |name: &str| sources.iter().position(|source| source.name == name);
+    errors.sort_by_key(|error| (order(error.file()), error.start()));
+    Err(errors)
 }
 
 /// The error for a file that is not TOML.
@@ -233,7 +238,10 @@ impl Reader<'_> {
         match self.duration(table, key)? {
             0 => {
                 if let Some(value) = table.get(key) {
-                    self.wrong_type(key, "a duration longer than zero", value);
+                    let help = "nothing happens in no time: write a longer one".to_owned();
+                    let kind =
+                        RuleErrorKind::BadValue { what: "time to look at", text: "0".to_owned(), help };
+                    self.error(value.span(), kind);
                 }
                 None
             }
