@@ -333,7 +333,7 @@ impl<'a> Checker<'a> {
     fn list(&mut self, name: &str, span: &Span) -> Option<Vec<(Operand, Place)>> {
         let definitions = self.definitions;
         if let Some(list) = definitions.lists.get(name) {
-            return Some(list.values.clone());
+            return (!list.values.is_empty()).then(|| list.values.clone());
         }
         let suggestion = nearest(name, definitions.lists.keys().map(String::as_str)).map(str::to_owned);
         let kind =

@@ -228,6 +228,14 @@ fn tests_that_make_no_sense() {
 }
 
 #[test]
+fn a_list_with_something_wrong_is_said_once() {
+    assert_snapshot!(told(
+        &("[lists]\nnone = []\nodd = [true]\n".to_owned()
+            + &condition("process.name in @none or process.name in @odd"))
+    ));
+}
+
+#[test]
 fn every_error_says_where_and_most_say_what_to_do() {
     use miette::Diagnostic;
     let errors = compile(&condition("file.pth == 1 and $m and process.name in @l")).unwrap_err();
