@@ -3,9 +3,9 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use globset::{GlobBuilder, GlobSetBuilder};
+use globset::GlobBuilder;
 use ipnet::IpNet;
-use regex::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder, bytes};
 
 use super::{
     error::{Place, RuleError, RuleErrorKind, Span, nearest},
@@ -192,8 +192,8 @@ impl<'a> Checker<'a> {
             }
         }
         match &node.kind {
-            NodeKind::And(parts) => Expr::And(parts.iter().map(|part| self.expr(part)).collect()),
-            NodeKind::Or(parts) => Expr::Or(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::And(parts) => Expr::all(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::Or(parts) => Expr::any(parts.iter().map(|part| self.expr(part)).collect()),
             NodeKind::Not(inner) => Expr::Not(Box::new(self.expr(inner))),
             NodeKind::Literal(value) => Expr::Literal(*value),
             NodeKind::Macro(name) => self.expand(name, &node.span),
@@ -399,7 +399,7 @@ impl<'a> Checker<'a> {
                 let pattern = texts.iter().map(|(text, _)| regex::escape(text)).collect::<Vec<_>>().join("|");
                 TextTest::Regex(self.regex(&pattern, test.operator == IContains, &test.operator_span)?)
             }
-            (Glob, _) => TextTest::Glob(self.globs(&texts)?),
+            (Glob, _) => TextTest::Glob(self.globs(&texts, &test.operator_span)?),
             (Regex, _) => {
                 for (text, place) in &texts {
                     if let Err(kind) = build_regex(text, false) {
@@ -426,32 +426,24 @@ impl<'a> Checker<'a> {
         build_regex(pattern, any_case).map_err(|kind| self.error(span, kind)).ok()
     }
 
-    fn globs(&mut self, patterns: &[(Box<str>, Place)]) -> Option<globset::GlobSet> {
-        let bad = |text: &str, error: &globset::Error| RuleErrorKind::BadValue {
-            what: "glob",
-            text: text.to_owned(),
-            help: format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind()),
-        };
-        let mut set = GlobSetBuilder::new();
+    /// Globs as one regular expression, which is found out about in one pass however many they are.
+    fn globs(&mut self, patterns: &[(Box<str>, Place)], span: &Span) -> Option<bytes::Regex> {
+        let mut all = Vec::new();
         for (pattern, place) in patterns {
             match GlobBuilder::new(pattern).literal_separator(true).build() {
-                Ok(glob) => {
-                    set.add(glob);
-                }
+                Ok(glob) => all.push(format!("(?:{})", glob.regex())),
                 Err(error) => {
-                    self.errors.push(place.error(bad(pattern, &error)));
+                    let help =
+                        format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind());
+                    let text = pattern.to_string();
+                    self.errors.push(place.error(RuleErrorKind::BadValue { what: "glob", text, help }));
                     return None;
                 }
             }
         }
-        match (set.build(), patterns) {
-            (Ok(set), _) => Some(set),
-            (Err(error), [(pattern, place), ..]) => {
-                self.errors.push(place.error(bad(pattern, &error)));
-                None
-            }
-            (Err(_), []) => None,
-        }
+        let mut builder = bytes::RegexBuilder::new(&all.join("|"));
+        let built = builder.dot_matches_new_line(true).size_limit(REGEX_LIMIT).build();
+        built.map_err(|error| self.error(span, bad_regex("glob", &all.join("|"), &error))).ok()
     }
 
     fn integer_test(&mut self, field: Field, test: &Test) -> Option<(bool, IntegerTest)> {
@@ -557,21 +549,25 @@ pub(super) fn event_kind(name: &str, place: &Place) -> Result<EventKind, RuleErr
 }
 
 fn build_regex(pattern: &str, any_case: bool) -> Result<Regex, RuleErrorKind> {
-    RegexBuilder::new(pattern).case_insensitive(any_case).size_limit(REGEX_LIMIT).build().map_err(|error| {
-        match error {
-            regex::Error::CompiledTooBig(limit) => RuleErrorKind::RegexTooLarge { limit },
-            other => RuleErrorKind::BadValue {
-                what: "regular expression",
-                text: pattern.to_owned(),
-                // The last line says what is wrong; those before it draw the place, which is marked already.
-                help: other
-                    .to_string()
-                    .lines()
-                    .last()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ")
-                    .to_owned(),
-            },
-        }
-    })
+    let mut builder = RegexBuilder::new(pattern);
+    let built = builder.case_insensitive(any_case).size_limit(REGEX_LIMIT).build();
+    built.map_err(|error| bad_regex("regular expression", pattern, &error))
+}
+
+fn bad_regex(what: &'static str, pattern: &str, error: &regex::Error) -> RuleErrorKind {
+    match error {
+        regex::Error::CompiledTooBig(limit) => RuleErrorKind::RegexTooLarge { what, limit: *limit },
+        other => RuleErrorKind::BadValue {
+            what,
+            text: pattern.to_owned(),
+            // The last line says what is wrong; those before it draw the place, which is marked already.
+            help: other
+                .to_string()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned(),
+        },
+    }
 }

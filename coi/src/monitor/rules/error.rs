@@ -169,9 +169,11 @@ pub enum RuleErrorKind {
         /// Why it is not, or how to write one.
         help: String,
     },
-    /// A regular expression would take too much memory.
-    #[error("this regular expression is too large: compiled, it is over {} KiB", limit / 1024)]
+    /// A regular expression or a list of globs would take too much memory.
+    #[error("this {what} is too large: compiled, it is over {} KiB", limit / 1024)]
     RegexTooLarge {
+        /// Which of them.
+        what: &'static str,
         /// The limit in bytes.
         limit: usize,
     },
