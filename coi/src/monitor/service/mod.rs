@@ -1,0 +1,3 @@
+//! The privileged daemon and its client.
+
+pub mod api;
