@@ -13,7 +13,14 @@ use std::{
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(error) = build() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<()> {
     for path in ["../coi-ebpf", "../coi-common/src", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={path}");
     }

@@ -72,7 +72,7 @@ fn exec() -> Option<()> {
         args_len = ARGS_KEPT as u64 - 1;
         flags |= FLAG_ARGS_TRUNCATED;
     }
-    let path_len = bounded(u64::from(path_len), PATH_SPACE as u64);
+    let path_len = bounded(path_len, PATH_SPACE as u64);
     let args_len = bounded(args_len, ARGS_KEPT as u64 - 1);
     // SAFETY: path_len + args_len is at most the tail's size; the helper checks the address itself.
     let failed = unsafe {

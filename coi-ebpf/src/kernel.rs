@@ -14,11 +14,17 @@ pub static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 /// The place of a member, such as `offset!(task_files)`.
 macro_rules! offset {
     ($field:ident) => {
-        // SAFETY: a read of a static; volatile since user space changes it behind the compiler's back.
-        u64::from(unsafe { core::ptr::read_volatile(&raw const $crate::kernel::OFFSETS.$field) })
+        $crate::kernel::frozen(&raw const $crate::kernel::OFFSETS.$field)
     };
 }
 pub(crate) use offset;
+
+/// Reads one of [`OFFSETS`]; what the macro [`offset`] becomes.
+#[inline(always)]
+pub fn frozen(place: *const u32) -> u64 {
+    // SAFETY: a read of a static; volatile since user space fills it in behind the compiler's back.
+    u64::from(unsafe { core::ptr::read_volatile(place) })
+}
 
 /// Reads a value at a kernel address; `None` where nothing is mapped.
 #[inline(always)]

@@ -76,7 +76,7 @@ fn opened(ctx: &TracePointContext, path: impl FnOnce() -> u64) -> Option<()> {
     let record = unsafe { &mut *record };
     record.header = task::header(Kind::Open, &watched);
     let (path_len, flags) = path::write(file, record.path.as_mut_ptr());
-    let path_len = bounded(u64::from(path_len), PATH_SPACE as u64);
+    let path_len = bounded(path_len, PATH_SPACE as u64);
     record.header.flags |= flags;
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
     record.body = Open {

@@ -27,7 +27,7 @@ static SCOPES: HashMap<u64, Scope> = HashMap::with_max_entries(4096, 0);
 static LEVELS: Array<u32> = Array::with_max_entries(1, 0);
 /// The full paths of cgroups that shall be watched as soon as they are made.
 #[map]
-static EXPECTED: HashMap<[u8; CGROUP_PATH], Scope> = HashMap::with_max_entries(4096, 0);
+static EXPECTED: HashMap<[u8; CGROUP_PATH], Scope> = HashMap::with_max_entries(16384, 0);
 
 /// A watched cgroup.
 #[derive(Clone, Copy)]
@@ -123,48 +123,16 @@ fn made(ctx: &TracePointContext) -> Option<()> {
     let read = unsafe { bpf_probe_read_kernel_str_bytes(fields.path, &mut record.path) }.ok()?;
     let path_len = read.len() as u32 + 1;
 
-    let mut scope = match EXPECTED.get_ptr(&record.path) {
-        // SAFETY: a pointer to a map's value stays valid while the program runs.
-        Some(scope) => unsafe { *scope },
-        None => {
-            // After an unclean end LXC appends -1, -2 and so on to the name.
-            without_number(&mut record.path)?;
-            // SAFETY: as above.
-            unsafe { *EXPECTED.get_ptr(&record.path)? }
-        }
-    };
+    // SAFETY: a pointer to a map's value stays valid while the program runs.
+    let mut scope = unsafe { *EXPECTED.get_ptr(&record.path)? };
     scope.level = fields.level;
     SCOPES.insert(&fields.id, &scope, 0).ok()?;
     if let Some(levels) = LEVELS.get_ptr_mut(0) {
-        // SAFETY: as above. Two cgroups made at once at two levels could lose one bit; user space sets the
+        // SAFETY: as above; two cgroups made at once at two levels could lose one bit; user space sets the
         // bits of all levels at which it expects a cgroup beforehand.
         unsafe { *levels |= 1 << (fields.level & 15) };
     }
     announce(record, Kind::CgroupMade, fields.id, fields.level, path_len, fields.path);
-    Some(())
-}
-
-/// Cuts `-N` off the end of a path; `None` if there is no such thing.
-#[inline(always)]
-fn without_number(path: &mut [u8; CGROUP_PATH]) -> Option<()> {
-    let mut dash = 0;
-    let mut digits = 0;
-    for (i, byte) in path.iter().enumerate() {
-        match *byte {
-            0 => break,
-            b'-' => (dash, digits) = (i, 0),
-            b'0'..=b'9' => digits += 1,
-            _ => dash = 0,
-        }
-    }
-    if dash == 0 || digits == 0 {
-        return None;
-    }
-    for (i, byte) in path.iter_mut().enumerate() {
-        if i >= dash {
-            *byte = 0;
-        }
-    }
     Some(())
 }
 

@@ -4,4 +4,5 @@
 
 pub mod event;
 pub mod rules;
+pub mod sensor;
 pub mod service;
