@@ -282,8 +282,8 @@ pub struct Open {
     /// The bytes of the path that follow: its parts, last first, each ended by a NUL; or, with
     /// [`FLAG_PATH_AS_PASSED`], one text ended by a NUL.
     pub path_len: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `i_mode`: the file's type and permissions.
+    pub mode: u32,
 }
 
 /// The body of [`Kind::Read`] and [`Kind::Send`].

@@ -86,7 +86,7 @@ fn opened(ctx: &TracePointContext, path: impl FnOnce() -> u64) -> Option<()> {
         result: 0,
         created: u32::from(mode & FMODE_CREATED != 0),
         path_len: path_len as u32,
-        reserved: 0,
+        mode: u32::from(read::<u16>(inode + offset!(inode_mode)).unwrap_or(0)),
     };
     let len = size_of::<Header>() + size_of::<Open>() + path_len as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the path is an older record's bytes.
@@ -114,8 +114,7 @@ pub fn failed(ctx: &TracePointContext, kind: Kind, path: impl FnOnce() -> u64) -
         record.header.flags |= FLAG_PATH_TRUNCATED;
     }
     let path_len = if read <= 0 { 0 } else { bounded(read as u64, PATH_KEPT as u64) };
-    record.body =
-        Open { result: result as i32, path_len: path_len as u32, ..Open::default() };
+    record.body = Open { result: result as i32, path_len: path_len as u32, ..Open::default() };
     let len = size_of::<Header>() + size_of::<Open>() + path_len as usize;
     // SAFETY: as above.
     unsafe { ring::send(kind, watched.id, (&raw const *record).cast(), len) };

@@ -99,9 +99,8 @@ fn inspect(fd: u64) -> Stream {
     let kind = match read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT {
         S_IFREG | S_IFDIR => StreamKind::File,
         S_IFIFO => {
-            let magic: u64 = pointer(inode + offset!(inode_sb))
-                .and_then(|sb| read(sb + offset!(sb_magic)))
-                .unwrap_or(0);
+            let magic: u64 =
+                pointer(inode + offset!(inode_sb)).and_then(|sb| read(sb + offset!(sb_magic))).unwrap_or(0);
             if magic == PIPEFS_MAGIC { StreamKind::Pipe } else { StreamKind::Fifo }
         }
         S_IFCHR => {

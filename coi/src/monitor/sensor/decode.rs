@@ -125,6 +125,8 @@ pub struct Open {
     pub write: bool,
     /// This call made it.
     pub created: bool,
+    /// It is a named pipe.
+    pub fifo: bool,
     /// 0, or the error number, positive.
     pub errno: i32,
 }
@@ -195,6 +197,7 @@ fn body(kind: Kind, header: &Header, rest: &[u8]) -> Option<Body> {
                 device: open.device,
                 write: open.flags & (nix::libc::O_WRONLY | nix::libc::O_RDWR) as u32 != 0,
                 created: open.created != 0,
+                fifo: open.mode & nix::libc::S_IFMT == nix::libc::S_IFIFO,
                 errno: open.result.saturating_neg(),
             })
         }

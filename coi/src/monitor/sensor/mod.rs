@@ -38,7 +38,9 @@ pub enum SensorError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object does not load.
-    #[error("the kernel does not take COI's programs and maps: {0}; the daemon must run as root (CAP_BPF, CAP_PERFMON)")]
+    #[error(
+        "the kernel does not take COI's programs and maps: {0}; the daemon must run as root (CAP_BPF, CAP_PERFMON)"
+    )]
     Load(#[from] Box<EbpfError>),
     /// A program cannot be attached.
     #[error(transparent)]
@@ -240,7 +242,9 @@ fn ignore_missing(result: Result<(), MapError>) -> Result<(), SensorError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         // What the kernel says for a missing key.
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }

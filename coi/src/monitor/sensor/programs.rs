@@ -144,7 +144,8 @@ pub(super) fn ensure_tracefs() -> Result<(), AttachError> {
 
 /// The fields that the programs read at fixed places.
 pub(super) fn check_fields() -> Result<(), AttachError> {
-    const CGROUP: &[&str] = &["int root;\toffset:8;", "int level;\toffset:12;", "u64 id;\toffset:16;", "path;\toffset:24;"];
+    const CGROUP: &[&str] =
+        &["int root;\toffset:8;", "int level;\toffset:12;", "u64 id;\toffset:16;", "path;\toffset:24;"];
     for name in ["cgroup_mkdir", "cgroup_rmdir"] {
         let path = PathBuf::from(TRACEFS).join("events/cgroup").join(name).join("format");
         let format = std::fs::read_to_string(&path).unwrap_or_default();
@@ -173,9 +174,14 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(Vec<String>, Vec<Hole>), Attach
         match (outcome, attachment.otherwise) {
             (Ok(()), _) => attached.push(hook),
             (Err(Failure::Missing), _) => return Err(AttachError::Missing { program }),
-            (Err(Failure::Program(source)), None) => return Err(AttachError::Refused { program, hook, source }),
+            (Err(Failure::Program(source)), None) => {
+                return Err(AttachError::Refused { program, hook, source });
+            }
             (Err(Failure::Program(source)), Some(what)) => {
-                holes.push(Hole { what: what.to_owned(), why: format!("{hook} cannot be attached: {source}") });
+                holes.push(Hole {
+                    what: what.to_owned(),
+                    why: format!("{hook} cannot be attached: {source}"),
+                });
             }
         }
     }
