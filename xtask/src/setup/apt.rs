@@ -42,7 +42,9 @@ impl Packages {
             wanted.push("debian-archive-keyring");
         }
         // An Incus that comes from elsewhere (its makers' packages, a build of one's own) must not get a rival.
-        if !super::incus::answers() || installed(&["incus-base"]).is_ok_and(|missing| missing.is_empty()) {
+        if !super::incus::answers()
+            || installed(&["incus-base"]).is_ok_and(|missing| missing.is_empty())
+        {
             wanted.extend(INCUS);
         }
         wanted
@@ -59,7 +61,10 @@ impl Item for Packages {
     }
 
     fn by_hand(&self) -> String {
-        format!("apt-get update && apt-get install --no-install-recommends {}", Self::wanted().join(" "))
+        format!(
+            "apt-get update && apt-get install --no-install-recommends {}",
+            Self::wanted().join(" ")
+        )
     }
 
     fn look(&self) -> Result<Found, SetupError> {
@@ -78,7 +83,9 @@ impl Item for Packages {
     fn make(&self, step: &Step) -> Result<String, SetupError> {
         let wanted = Self::wanted();
         if !on_path("apt-get") {
-            return Err(SetupError::NoApt { packages: wanted.join(" ") });
+            return Err(SetupError::NoApt {
+                packages: wanted.join(" "),
+            });
         }
         let missing = installed(&wanted)?;
         if missing.contains(&"incus-base") {
@@ -88,7 +95,10 @@ impl Item for Packages {
         make_dir(Path::new(STATE))?;
         let log = Path::new(STATE).join("apt.log");
         step.say("updating apt's package lists");
-        apt_get().arg("update").limit(Duration::from_secs(300)).logged(&log)?;
+        apt_get()
+            .arg("update")
+            .limit(Duration::from_secs(300))
+            .logged(&log)?;
         step.say(format!("installing {}", missing.join(" ")));
         apt_get()
             .args(["install", "--yes", "--no-install-recommends"])
@@ -101,16 +111,26 @@ impl Item for Packages {
 
 /// `apt-get`, quiet, asking nothing, and waiting for another one to finish.
 fn apt_get() -> Cmd {
-    Cmd::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive")
+    Cmd::new("apt-get")
+        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
 }
 
 /// Those of the packages that are not installed.
 fn installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, SetupError> {
     // Asked for all packages at once: about packages it does not know, dpkg-query exits with an error.
-    let known = Cmd::new("dpkg-query").args(["-W", "-f=${Package} ${db:Status-Status}\\n"]).output()?;
-    let installed: std::collections::HashSet<&str> =
-        known.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
-    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
+    let known = Cmd::new("dpkg-query")
+        .args(["-W", "-f=${Package} ${db:Status-Status}\\n"])
+        .output()?;
+    let installed: std::collections::HashSet<&str> = known
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .collect();
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|package| !installed.contains(package))
+        .collect())
 }
 
 /// Configures Debian 12's backports, unless they are, from the mirror that the machine uses already.
@@ -120,7 +140,10 @@ fn add_backports(step: &Step) -> Result<(), SetupError> {
         return Ok(());
     }
     let sources = Source::of_machine();
-    if sources.iter().any(|source| source.suites.iter().any(|suite| suite == SUITE)) {
+    if sources
+        .iter()
+        .any(|source| source.suites.iter().any(|suite| suite == SUITE))
+    {
         return Ok(());
     }
     let Some(mirror) = mirror_of(&sources, "bookworm") else {
@@ -152,7 +175,9 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn of_machine() -> Result<Self, SetupError> {
         let path = "/etc/os-release";
-        Ok(Self::parse(&std::fs::read_to_string(path).map_err(io_error(path, "read this file"))?))
+        Ok(Self::parse(
+            &std::fs::read_to_string(path).map_err(io_error(path, "read this file"))?,
+        ))
     }
 
     fn parse(text: &str) -> Self {
@@ -162,7 +187,10 @@ impl Release {
                 .map(|value| value.trim_matches('"').to_owned())
                 .unwrap_or_default()
         };
-        Self { id: value("ID"), codename: value("VERSION_CODENAME") }
+        Self {
+            id: value("ID"),
+            codename: value("VERSION_CODENAME"),
+        }
     }
 }
 
@@ -213,7 +241,11 @@ impl Source {
                     None => line,
                 };
                 let mut words = rest.split_whitespace().map(str::to_owned);
-                Some(Self { uri: words.next()?, suites: vec![words.next()?], components: words.collect() })
+                Some(Self {
+                    uri: words.next()?,
+                    suites: vec![words.next()?],
+                    components: words.collect(),
+                })
             })
             .collect()
     }
@@ -234,17 +266,22 @@ impl Source {
                         }
                         _ => (&last, *line),
                     };
-                    fields.entry(key.clone()).or_default().extend(values.split_whitespace().map(str::to_owned));
+                    fields
+                        .entry(key.clone())
+                        .or_default()
+                        .extend(values.split_whitespace().map(str::to_owned));
                 }
                 let mut take = |key: &str| fields.remove(key).unwrap_or_default();
                 let enabled = take("enabled").first().is_none_or(|value| value != "no");
                 let binary = take("types").iter().any(|kind| kind == "deb");
                 let (uris, suites, components) = (take("uris"), take("suites"), take("components"));
-                uris.into_iter().filter(move |_| enabled && binary).map(move |uri| Self {
-                    uri,
-                    suites: suites.clone(),
-                    components: components.clone(),
-                })
+                uris.into_iter()
+                    .filter(move |_| enabled && binary)
+                    .map(move |uri| Self {
+                        uri,
+                        suites: suites.clone(),
+                        components: components.clone(),
+                    })
             })
             .collect()
     }
@@ -252,7 +289,9 @@ impl Source {
 
 /// The first source that has the suite.
 pub(super) fn mirror_of<'a>(sources: &'a [Source], suite: &str) -> Option<&'a Source> {
-    sources.iter().find(|source| source.suites.iter().any(|have| have == suite))
+    sources
+        .iter()
+        .find(|source| source.suites.iter().any(|have| have == suite))
 }
 
 #[cfg(test)]
@@ -261,7 +300,11 @@ mod tests {
 
     fn source(uri: &str, suites: &[&str], components: &[&str]) -> Source {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        Source { uri: uri.to_owned(), suites: owned(suites), components: owned(components) }
+        Source {
+            uri: uri.to_owned(),
+            suites: owned(suites),
+            components: owned(components),
+        }
     }
 
     #[test]
@@ -274,9 +317,21 @@ mod tests {
         assert_eq!(
             Source::parse_deb822(text),
             [
-                source("http://mirror.test/debian", &["bookworm", "bookworm-updates"], &["main"]),
-                source("http://other.test/debian", &["bookworm", "bookworm-updates"], &["main"]),
-                source("http://mirror.test/security", &["bookworm-security"], &["main"]),
+                source(
+                    "http://mirror.test/debian",
+                    &["bookworm", "bookworm-updates"],
+                    &["main"]
+                ),
+                source(
+                    "http://other.test/debian",
+                    &["bookworm", "bookworm-updates"],
+                    &["main"]
+                ),
+                source(
+                    "http://mirror.test/security",
+                    &["bookworm-security"],
+                    &["main"]
+                ),
             ]
         );
     }
@@ -289,7 +344,11 @@ mod tests {
         assert_eq!(
             Source::parse_list(text),
             [
-                source("http://mirror.test/debian", &["bookworm"], &["main", "contrib"]),
+                source(
+                    "http://mirror.test/debian",
+                    &["bookworm"],
+                    &["main", "contrib"]
+                ),
                 source("http://other.test", &["stable"], &["main"]),
             ]
         );
@@ -297,15 +356,33 @@ mod tests {
 
     #[test]
     fn the_mirror_is_that_of_the_suite() {
-        let sources = [source("http://a.test", &["other"], &[]), source("http://b.test", &["x", "bookworm"], &[])];
-        assert_eq!(mirror_of(&sources, "bookworm").unwrap().uri, "http://b.test");
+        let sources = [
+            source("http://a.test", &["other"], &[]),
+            source("http://b.test", &["x", "bookworm"], &[]),
+        ];
+        assert_eq!(
+            mirror_of(&sources, "bookworm").unwrap().uri,
+            "http://b.test"
+        );
         assert_eq!(mirror_of(&sources, "trixie"), None);
     }
 
     #[test]
     fn os_release() {
         let text = "NAME=\"x\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
-        assert_eq!(Release::parse(text), Release { id: "debian".into(), codename: "bookworm".into() });
-        assert_eq!(Release::parse("ID=\"arch\"\n"), Release { id: "arch".into(), codename: String::new() });
+        assert_eq!(
+            Release::parse(text),
+            Release {
+                id: "debian".into(),
+                codename: "bookworm".into()
+            }
+        );
+        assert_eq!(
+            Release::parse("ID=\"arch\"\n"),
+            Release {
+                id: "arch".into(),
+                codename: String::new()
+            }
+        );
     }
 }

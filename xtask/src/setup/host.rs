@@ -21,7 +21,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{Pid, setsid};
 
 use super::{STATE, SetupError, incus, io_error, make_dir};
-use crate::run::{Cmd, Step, Mark, on_path};
+use crate::run::{Cmd, Mark, Step, on_path};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const LXCFS_MOUNT: &str = "/var/lib/lxcfs";
@@ -57,17 +57,27 @@ fn incusd() -> Option<Ours> {
 /// Starts Incus: with the service manager, or where there is none, as a process of its own.
 pub(super) fn start(socket: &Path) -> Result<(), SetupError> {
     if Path::new("/run/systemd/system").is_dir() {
-        Cmd::new("systemctl").args(["enable", "--now", "incus"]).limit(READY_WITHIN).output()?;
+        Cmd::new("systemctl")
+            .args(["enable", "--now", "incus"])
+            .limit(READY_WITHIN)
+            .output()?;
         return wait_for(socket, || Ok(()));
     }
     own_id_range()?;
     make_dir(&state())?;
     let log_path = state().join("incusd.log");
     let log = File::create(&log_path).map_err(io_error(&log_path, "write this file"))?;
-    let errors = log.try_clone().map_err(io_error(&log_path, "write this file"))?;
+    let errors = log
+        .try_clone()
+        .map_err(io_error(&log_path, "write this file"))?;
     let me = std::env::current_exe().map_err(io_error("/proc/self/exe", "find this program"))?;
     let mut command = Command::new(&me);
-    command.arg("incus-host").env_clear().env("PATH", PATH).env("HOME", "/root").env("LANG", "C.UTF-8");
+    command
+        .arg("incus-host")
+        .env_clear()
+        .env("PATH", PATH)
+        .env("HOME", "/root")
+        .env("LANG", "C.UTF-8");
     for name in ["INCUS_DIR", "INCUS_SOCKET"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -83,12 +93,18 @@ pub(super) fn start(socket: &Path) -> Result<(), SetupError> {
     record("incusd.pid", child.id())?;
     wait_for(socket, || match child.try_wait() {
         Ok(None) => Ok(()),
-        _ => Err(SetupError::Incus(format!("Incus ended while starting; see {}", log_path.display()))),
+        _ => Err(SetupError::Incus(format!(
+            "Incus ended while starting; see {}",
+            log_path.display()
+        ))),
     })
 }
 
 /// Waits until Incus answers; `alive` says whether that can still happen.
-fn wait_for(socket: &Path, mut alive: impl FnMut() -> Result<(), SetupError>) -> Result<(), SetupError> {
+fn wait_for(
+    socket: &Path,
+    mut alive: impl FnMut() -> Result<(), SetupError>,
+) -> Result<(), SetupError> {
     let end = Instant::now() + READY_WITHIN;
     while !incus::answers() {
         alive()?;
@@ -102,7 +118,10 @@ fn wait_for(socket: &Path, mut alive: impl FnMut() -> Result<(), SetupError>) ->
         thread::sleep(Duration::from_millis(50));
     }
     // It answers before it has brought up its networks and pools.
-    Cmd::new("incus").args(["admin", "waitready", "--timeout=60"]).limit(READY_WITHIN).output()?;
+    Cmd::new("incus")
+        .args(["admin", "waitready", "--timeout=60"])
+        .limit(READY_WITHIN)
+        .output()?;
     Ok(())
 }
 
@@ -121,16 +140,25 @@ fn own_id_range() -> Result<(), SetupError> {
 /// Prepares this process's surroundings and becomes incusd.
 pub(super) fn become_incus() -> Result<(), SetupError> {
     setsid().map_err(kernel("start a session"))?;
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(kernel("read the limit of open files"))?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(kernel("raise the limit of open files"))?;
+    let (_, most) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(kernel("read the limit of open files"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+        .map_err(kernel("raise the limit of open files"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(kernel("make a mount namespace"))?;
     let none: Option<&str> = None;
     // Mounts of the host still arrive here, none of ours leaves.
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(kernel("detach the mount namespace"))?;
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
+        .map_err(kernel("detach the mount namespace"))?;
     let cgroups = statfs(CGROUPS).map_err(kernel("look at /sys/fs/cgroup"))?;
     if cgroups.filesystem_type() != CGROUP2_SUPER_MAGIC {
-        mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), MsFlags::empty(), none)
-            .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
+        mount(
+            Some("cgroup2"),
+            CGROUPS,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            none,
+        )
+        .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
     }
     for dir in [LXCFS_MOUNT, "/var/log/incus"] {
         make_dir(Path::new(dir))?;
@@ -139,22 +167,43 @@ pub(super) fn become_incus() -> Result<(), SetupError> {
         start_lxcfs()?;
     }
     // Only fails to return.
-    let error = Command::new("incusd").args(["--group", "incus-admin", "--logfile=/var/log/incus/incus.log"]).exec();
-    Err(SetupError::Io { path: "incusd".into(), what: "run this program", source: error })
+    let error = Command::new("incusd")
+        .args([
+            "--group",
+            "incus-admin",
+            "--logfile=/var/log/incus/incus.log",
+        ])
+        .exec();
+    Err(SetupError::Io {
+        path: "incusd".into(),
+        what: "run this program",
+        source: error,
+    })
 }
 
 fn start_lxcfs() -> Result<(), SetupError> {
     let log = state().join("lxcfs.log");
     let file = File::create(&log).map_err(io_error(&log, "write this file"))?;
-    let errors = file.try_clone().map_err(io_error(&log, "write this file"))?;
+    let errors = file
+        .try_clone()
+        .map_err(io_error(&log, "write this file"))?;
     let mut command = Command::new("lxcfs");
-    command.arg(LXCFS_MOUNT).stdin(Stdio::null()).stdout(file).stderr(errors);
-    let mut child = command.spawn().map_err(io_error("lxcfs", "run this program"))?;
+    command
+        .arg(LXCFS_MOUNT)
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors);
+    let mut child = command
+        .spawn()
+        .map_err(io_error("lxcfs", "run this program"))?;
     record("lxcfs.pid", child.id())?;
     let end = Instant::now() + Duration::from_secs(10);
     while !is_mounted(LXCFS_MOUNT) {
         if !matches!(child.try_wait(), Ok(None)) || Instant::now() > end {
-            return Err(SetupError::Incus(format!("lxcfs did not mount {LXCFS_MOUNT}; see {}", log.display())));
+            return Err(SetupError::Incus(format!(
+                "lxcfs did not mount {LXCFS_MOUNT}; see {}",
+                log.display()
+            )));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -163,7 +212,9 @@ fn start_lxcfs() -> Result<(), SetupError> {
 
 fn is_mounted(path: &str) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn kernel(what: &str) -> impl FnOnce(nix::Error) -> SetupError {
@@ -181,7 +232,11 @@ struct Ours(Pid);
 
 impl Ours {
     fn recorded(file: &str, program: &str) -> Option<Self> {
-        let pid: i32 = std::fs::read_to_string(state().join(file)).ok()?.trim().parse().ok()?;
+        let pid: i32 = std::fs::read_to_string(state().join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
         let ours = Self(Pid::from_raw(pid));
         (ours.program()?.file_name()? == program).then_some(ours)
     }
@@ -213,7 +268,10 @@ impl Ours {
                 return Ok(());
             }
         }
-        Err(SetupError::Incus(format!("process {} does not end; look at it with `ps -fp {}`", self.0, self.0)))
+        Err(SetupError::Incus(format!(
+            "process {} does not end; look at it with `ps -fp {}`",
+            self.0, self.0
+        )))
     }
 }
 
@@ -229,13 +287,20 @@ pub(super) fn down() -> Result<(), SetupError> {
         let bridges = bridges()?;
         step.say("shutting Incus down");
         // Whether it could be asked nicely does not matter: the signals follow.
-        let _asked = Cmd::new("incus").args(["admin", "shutdown", "--timeout", "20"]).limit(READY_WITHIN).output();
+        let _asked = Cmd::new("incus")
+            .args(["admin", "shutdown", "--timeout", "20"])
+            .limit(READY_WITHIN)
+            .output();
         bridges
     } else {
         Vec::new()
     };
     if !incusd.gone_within(Duration::from_secs(10)) {
-        incusd.end(&[(Signal::SIGPWR, 30), (Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
+        incusd.end(&[
+            (Signal::SIGPWR, 30),
+            (Signal::SIGTERM, 5),
+            (Signal::SIGKILL, 5),
+        ])?;
     }
     if let Some(lxcfs) = Ours::recorded("lxcfs.pid", "lxcfs") {
         lxcfs.end(&[(Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
@@ -250,7 +315,10 @@ pub(super) fn down() -> Result<(), SetupError> {
     }
     remove_firewall_table()?;
     remove_cgroups();
-    step.end(Mark::Ok, "stopped; its images and settings stay in /var/lib/incus");
+    step.end(
+        Mark::Ok,
+        "stopped; its images and settings stay in /var/lib/incus",
+    );
     Ok(())
 }
 
@@ -263,7 +331,11 @@ fn stop_containers(step: &Step) -> Result<(), SetupError> {
         let (name, project) = (text("name"), text("project"));
         step.say(format!("stopping container {name}"));
         let body = serde_json::json!({ "action": "stop", "force": true, "timeout": 30 });
-        incus::query("PUT", &format!("/1.0/instances/{name}/state?project={project}"), Some(&body))?;
+        incus::query(
+            "PUT",
+            &format!("/1.0/instances/{name}/state?project={project}"),
+            Some(&body),
+        )?;
     }
     Ok(())
 }
@@ -271,15 +343,25 @@ fn stop_containers(step: &Step) -> Result<(), SetupError> {
 /// The bridges that this Incus manages; it leaves them up when it ends.
 fn bridges() -> Result<Vec<String>, SetupError> {
     let networks = incus::list("/1.0/networks?recursion=1")?;
-    let managed = networks.iter().filter(|network| network["managed"] == true && network["type"] == "bridge");
-    Ok(managed.filter_map(|network| network["name"].as_str().map(str::to_owned)).collect())
+    let managed = networks
+        .iter()
+        .filter(|network| network["managed"] == true && network["type"] == "bridge");
+    Ok(managed
+        .filter_map(|network| network["name"].as_str().map(str::to_owned))
+        .collect())
 }
 
 /// Removes Incus's nft table, if Incus has emptied it.
 fn remove_firewall_table() -> Result<(), SetupError> {
-    if on_path("nft") && let Ok(table) = Cmd::new("nft").args(["list", "table", "inet", "incus"]).output() {
+    if on_path("nft")
+        && let Ok(table) = Cmd::new("nft")
+            .args(["list", "table", "inet", "incus"])
+            .output()
+    {
         if !table.contains("chain") {
-            Cmd::new("nft").args(["delete", "table", "inet", "incus"]).output()?;
+            Cmd::new("nft")
+                .args(["delete", "table", "inet", "incus"])
+                .output()?;
         }
     }
     Ok(())
@@ -288,12 +370,25 @@ fn remove_firewall_table() -> Result<(), SetupError> {
 /// Removes the cgroups that LXC leaves; those that are in use refuse, as they should.
 fn remove_cgroups() {
     let mut hierarchies = vec![PathBuf::from(CGROUPS)];
-    hierarchies.extend(std::fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path()));
+    hierarchies.extend(
+        std::fs::read_dir(CGROUPS)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path()),
+    );
     for hierarchy in hierarchies {
-        for entry in std::fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&hierarchy)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name == "lxc.pivot" || name.starts_with("lxc.monitor.") || name.starts_with("lxc.payload.") {
+            if name == "lxc.pivot"
+                || name.starts_with("lxc.monitor.")
+                || name.starts_with("lxc.payload.")
+            {
                 remove_tree(&entry.path());
             }
         }
@@ -312,7 +407,9 @@ fn remove_tree(cgroup: &Path) {
 
 fn remove(path: &Path) -> Result<(), SetupError> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "remove this file")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error(path, "remove this file")(error))
+        }
         _ => Ok(()),
     }
 }

@@ -51,7 +51,11 @@ pub(crate) enum SetupError {
     Run(#[from] RunError),
     /// A file or directory could not be used.
     #[error("{}: cannot {what}: {source}", .path.display())]
-    Io { path: PathBuf, what: &'static str, source: io::Error },
+    Io {
+        path: PathBuf,
+        what: &'static str,
+        source: io::Error,
+    },
     /// The item needs root.
     #[error("this needs root")]
     NotRoot,
@@ -120,7 +124,9 @@ fn items() -> Vec<Box<dyn Item>> {
 /// Makes sure that the machine is set up: what tests and the demo call first.
 pub(crate) fn ensure() -> Result<Ready, SetupError> {
     walk(&Args::default())?;
-    Ok(Ready { incus_socket: incus::socket() })
+    Ok(Ready {
+        incus_socket: incus::socket(),
+    })
 }
 
 /// Does what the command line asks for.
@@ -131,6 +137,11 @@ pub(crate) fn run(args: &Args) -> Result<(), SetupError> {
 /// Turns this process into the Incus of a machine without a service manager; see [`host`].
 pub(crate) fn incus_host() -> Result<(), SetupError> {
     host::become_incus()
+}
+
+/// The sources of `core` in the cache, where the toolchain has none of its own.
+pub(crate) fn cached_rust_library() -> Option<PathBuf> {
+    rust::cached_library()
 }
 
 fn walk(args: &Args) -> Result<(), SetupError> {
@@ -164,26 +175,42 @@ fn walk(args: &Args) -> Result<(), SetupError> {
         }
         if item.system() && !root {
             needs_root = true;
-            step.end(Mark::Skipped, &format!("{missing}; {}", SetupError::NotRoot));
+            step.end(
+                Mark::Skipped,
+                &format!("{missing}; {}", SetupError::NotRoot),
+            );
             bad.push(item.name());
             continue;
         }
         match item.make(&step) {
             Ok(detail) => step.end(Mark::Made, &detail),
             Err(error) => {
-                step.end(Mark::Failed, &format!("{error}\n  by hand: {}", item.by_hand()));
+                step.end(
+                    Mark::Failed,
+                    &format!("{error}\n  by hand: {}", item.by_hand()),
+                );
                 bad.push(item.name());
             }
         }
     }
     if needs_root && let Ok(program) = std::env::current_exe() {
-        anstream::eprintln!("As root, run\n  sudo {} setup --system\nand then this again.", program.display());
+        anstream::eprintln!(
+            "As root, run\n  sudo {} setup --system\nand then this again.",
+            program.display()
+        );
     }
     if bad.is_empty() {
-        anstream::eprintln!("{:>9} {:<20} {:>6.1} s", "ready", "", begun.elapsed().as_secs_f64());
+        anstream::eprintln!(
+            "{:>9} {:<20} {:>6.1} s",
+            "ready",
+            "",
+            begun.elapsed().as_secs_f64()
+        );
         Ok(())
     } else {
-        Err(SetupError::Unready { names: bad.join(", ") })
+        Err(SetupError::Unready {
+            names: bad.join(", "),
+        })
     }
 }
 
