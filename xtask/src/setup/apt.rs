@@ -7,23 +7,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Found, Item, STATE, SetupError, host, io_error, make_dir};
+use super::{Found, Item, STATE, SetupError, host, incus, io_error, make_dir};
 use crate::run::{Cmd, Step, on_path};
 
-/// What is needed whoever runs Incus.
-const TOOLS: [&str; 12] = [
-    "attr",
-    "busybox-static",
-    "ca-certificates",
-    "debootstrap",
-    "gcc",
-    "iproute2",
-    "libc6-dev",
-    "nftables",
-    "squashfs-tools",
-    "tmux",
-    "uidmap",
-    "zstd",
+/// What is needed whoever runs Incus: packages, and a program of each to know it by where there is no apt.
+const TOOLS: [(&str, &str); 12] = [
+    ("attr", "setfattr"),
+    ("busybox-static", "busybox"),
+    ("ca-certificates", ""),
+    ("debootstrap", "debootstrap"),
+    ("gcc", "cc"),
+    ("iproute2", "ip"),
+    ("libc6-dev", ""),
+    ("nftables", "nft"),
+    ("squashfs-tools", "unsquashfs"),
+    ("tmux", "tmux"),
+    ("uidmap", "newuidmap"),
+    ("zstd", "zstd"),
 ];
 
 /// What an Incus of the distribution consists of, without the virtual machines that its package `incus` brings along.
@@ -32,22 +32,39 @@ const INCUS: [&str; 4] = ["dnsmasq-base", "incus-base", "incus-client", "lxcfs"]
 /// Where Debian's packages are signed from, on Debian and on its derivatives with `debian-archive-keyring`.
 pub(super) const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Where Debian's own sources are configured.
+const DEBIAN_SOURCES: [&str; 2] = [
+    "/etc/apt/sources.list.d/debian.sources",
+    "/etc/apt/sources.list",
+];
+
 /// The packages that setup installs.
 pub(super) struct Packages;
 
 impl Packages {
     fn wanted() -> Vec<&'static str> {
-        let mut wanted = TOOLS.to_vec();
+        let mut wanted = TOOLS.map(|(package, _)| package).to_vec();
         if Release::of_machine().is_ok_and(|release| release.id != "debian") {
             wanted.push("debian-archive-keyring");
         }
         // An Incus that comes from elsewhere (its makers' packages, a build of one's own) must not get a rival.
-        if !super::incus::answers()
-            || installed(&["incus-base"]).is_ok_and(|missing| missing.is_empty())
-        {
+        let from_here = missing(&["incus-base"]).is_ok_and(|missing| missing.is_empty());
+        if from_here || !(host::is_installed() || incus::answers()) {
             wanted.extend(INCUS);
         }
         wanted
+    }
+
+    /// What is missing, by the names of Debian's packages.
+    fn missing() -> Result<Vec<&'static str>, SetupError> {
+        if on_path("dpkg-query") {
+            return missing(&Self::wanted());
+        }
+        let tools = TOOLS
+            .iter()
+            .filter(|(_, program)| !program.is_empty() && !on_path(program));
+        let incus = (!host::is_installed()).then_some("incus");
+        Ok(tools.map(|(package, _)| *package).chain(incus).collect())
     }
 }
 
@@ -61,33 +78,29 @@ impl Item for Packages {
     }
 
     fn by_hand(&self) -> String {
+        let packages = Self::missing().unwrap_or_else(|_| Self::wanted());
         format!(
             "apt-get update && apt-get install --no-install-recommends {}",
-            Self::wanted().join(" ")
+            packages.join(" ")
         )
     }
 
     fn look(&self) -> Result<Found, SetupError> {
-        let wanted = Self::wanted();
-        if !on_path("dpkg-query") {
-            return Ok(Found::Missing(wanted.join(" ")));
-        }
-        let missing = installed(&wanted)?;
+        let missing = Self::missing()?;
         Ok(if missing.is_empty() {
-            Found::Present(format!("{} packages", wanted.len()))
+            Found::Present("all installed".into())
         } else {
             Found::Missing(missing.join(" "))
         })
     }
 
     fn make(&self, step: &Step) -> Result<String, SetupError> {
-        let wanted = Self::wanted();
+        let missing = Self::missing()?;
         if !on_path("apt-get") {
             return Err(SetupError::NoApt {
-                packages: wanted.join(" "),
+                packages: missing.join(" "),
             });
         }
-        let missing = installed(&wanted)?;
         if missing.contains(&"incus-base") {
             add_backports(step)?;
             host::note_installed()?;
@@ -117,8 +130,8 @@ fn apt_get() -> Cmd {
 }
 
 /// Those of the packages that are not installed.
-fn installed<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, SetupError> {
-    // Asked for all packages at once: about packages it does not know, dpkg-query exits with an error.
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, SetupError> {
+    // About all that there are: asked for one that it does not know, dpkg-query exits with an error.
     let known = Cmd::new("dpkg-query")
         .args(["-W", "-f=${Package} ${db:Status-Status}\\n"])
         .output()?;
@@ -139,13 +152,13 @@ fn add_backports(step: &Step) -> Result<(), SetupError> {
     if Release::of_machine()?.codename != "bookworm" {
         return Ok(());
     }
-    let sources = Source::of_machine();
-    if sources
+    if Source::of_machine()
         .iter()
         .any(|source| source.suites.iter().any(|suite| suite == SUITE))
     {
         return Ok(());
     }
+    let sources = Source::of_debian();
     let Some(mirror) = mirror_of(&sources, "bookworm") else {
         return Err(SetupError::Unavailable {
             what: "Incus is in Debian 12's backports, and apt has no source for `bookworm` to take the mirror from; \
@@ -201,30 +214,36 @@ pub(super) struct Source {
     pub(super) uri: String,
     /// Suites on that mirror.
     pub(super) suites: Vec<String>,
-    /// Components of each suite.
-    pub(super) components: Vec<String>,
 }
 
 impl Source {
-    /// Every source of this machine; files that cannot be read count as absent, as they do for apt.
+    /// Every source of this machine.
     pub(super) fn of_machine() -> Vec<Self> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir("/etc/apt/sources.list.d")
-            .map(|dir| dir.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        files.sort();
-        files.insert(0, "/etc/apt/sources.list".into());
-        files
-            .iter()
-            .filter_map(|file| {
-                let text = std::fs::read_to_string(file).ok()?;
-                match file.extension()?.to_str()? {
-                    "list" => Some(Self::parse_list(&text)),
-                    "sources" => Some(Self::parse_deb822(&text)),
-                    _ => None,
-                }
-            })
+        let dir = std::fs::read_dir("/etc/apt/sources.list.d");
+        let parts = dir
+            .into_iter()
             .flatten()
-            .collect()
+            .flatten()
+            .map(|entry| entry.path());
+        Self::in_files(parts.chain(["/etc/apt/sources.list".into()]))
+    }
+
+    /// The sources of Debian itself: other vendors' files name Debian's suites as well.
+    pub(super) fn of_debian() -> Vec<Self> {
+        Self::in_files(DEBIAN_SOURCES.map(PathBuf::from))
+    }
+
+    /// Files that cannot be read or have another extension count as absent, as they do for apt.
+    fn in_files(files: impl IntoIterator<Item = PathBuf>) -> Vec<Self> {
+        let sources = files.into_iter().filter_map(|file| {
+            let text = std::fs::read_to_string(&file).ok()?;
+            match file.extension()?.to_str()? {
+                "list" => Some(Self::parse_list(&text)),
+                "sources" => Some(Self::parse_deb822(&text)),
+                _ => None,
+            }
+        });
+        sources.flatten().collect()
     }
 
     /// Reads the one-line form: `deb [options] uri suite component...`.
@@ -244,7 +263,6 @@ impl Source {
                 Some(Self {
                     uri: words.next()?,
                     suites: vec![words.next()?],
-                    components: words.collect(),
                 })
             })
             .collect()
@@ -274,13 +292,12 @@ impl Source {
                 let mut take = |key: &str| fields.remove(key).unwrap_or_default();
                 let enabled = take("enabled").first().is_none_or(|value| value != "no");
                 let binary = take("types").iter().any(|kind| kind == "deb");
-                let (uris, suites, components) = (take("uris"), take("suites"), take("components"));
+                let (uris, suites) = (take("uris"), take("suites"));
                 uris.into_iter()
                     .filter(move |_| enabled && binary)
                     .map(move |uri| Self {
                         uri,
                         suites: suites.clone(),
-                        components: components.clone(),
                     })
             })
             .collect()
@@ -298,12 +315,11 @@ pub(super) fn mirror_of<'a>(sources: &'a [Source], suite: &str) -> Option<&'a So
 mod tests {
     use super::*;
 
-    fn source(uri: &str, suites: &[&str], components: &[&str]) -> Source {
+    fn source(uri: &str, suites: &[&str]) -> Source {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Source {
             uri: uri.to_owned(),
             suites: owned(suites),
-            components: owned(components),
         }
     }
 
@@ -319,19 +335,13 @@ mod tests {
             [
                 source(
                     "http://mirror.test/debian",
-                    &["bookworm", "bookworm-updates"],
-                    &["main"]
+                    &["bookworm", "bookworm-updates"]
                 ),
                 source(
                     "http://other.test/debian",
-                    &["bookworm", "bookworm-updates"],
-                    &["main"]
+                    &["bookworm", "bookworm-updates"]
                 ),
-                source(
-                    "http://mirror.test/security",
-                    &["bookworm-security"],
-                    &["main"]
-                ),
+                source("http://mirror.test/security", &["bookworm-security"]),
             ]
         );
     }
@@ -344,12 +354,8 @@ mod tests {
         assert_eq!(
             Source::parse_list(text),
             [
-                source(
-                    "http://mirror.test/debian",
-                    &["bookworm"],
-                    &["main", "contrib"]
-                ),
-                source("http://other.test", &["stable"], &["main"]),
+                source("http://mirror.test/debian", &["bookworm"]),
+                source("http://other.test", &["stable"]),
             ]
         );
     }
@@ -357,8 +363,8 @@ mod tests {
     #[test]
     fn the_mirror_is_that_of_the_suite() {
         let sources = [
-            source("http://a.test", &["other"], &[]),
-            source("http://b.test", &["x", "bookworm"], &[]),
+            source("http://a.test", &["other"]),
+            source("http://b.test", &["x", "bookworm"]),
         ];
         assert_eq!(
             mirror_of(&sources, "bookworm").unwrap().uri,

@@ -18,10 +18,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, geteuid, setsid};
 
 use super::{STATE, SetupError, incus, io_error, make_dir};
-use crate::run::{Cmd, Mark, Step, on_path};
+use crate::run::{Cmd, Mark, Step};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const LXCFS_MOUNT: &str = "/var/lib/lxcfs";
@@ -38,6 +38,11 @@ pub(super) fn note_installed() -> Result<(), SetupError> {
     make_dir(&state())?;
     let note = state().join("installed-by-setup");
     std::fs::write(&note, "").map_err(io_error(&note, "write this file"))
+}
+
+/// Whether an Incus is installed, by whomever.
+pub(super) fn is_installed() -> bool {
+    std::env::split_paths(PATH).any(|dir| dir.join("incusd").is_file())
 }
 
 /// Whether setup may give a bare Incus its pool and its bridge.
@@ -282,6 +287,11 @@ pub(super) fn down() -> Result<(), SetupError> {
         step.end(Mark::Ok, "setup has no Incus running");
         return Ok(());
     };
+    if !geteuid().is_root() {
+        return Err(SetupError::NotRoot {
+            arguments: "--down",
+        });
+    }
     let bridges = if incus::answers() {
         stop_containers(&step)?;
         let bridges = bridges()?;
@@ -353,16 +363,11 @@ fn bridges() -> Result<Vec<String>, SetupError> {
 
 /// Removes Incus's nft table, if Incus has emptied it.
 fn remove_firewall_table() -> Result<(), SetupError> {
-    if on_path("nft")
-        && let Ok(table) = Cmd::new("nft")
-            .args(["list", "table", "inet", "incus"])
-            .output()
-    {
-        if !table.contains("chain") {
-            Cmd::new("nft")
-                .args(["delete", "table", "inet", "incus"])
-                .output()?;
-        }
+    let table = ["table", "inet", "incus"];
+    // Where there is no such table, or no nft, there is nothing to remove.
+    let rules = Cmd::new("nft").arg("list").args(table).output();
+    if rules.is_ok_and(|rules| !rules.contains("chain")) {
+        Cmd::new("nft").arg("delete").args(table).output()?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! an image that COI did not make is never touched. A recipe is data, so that its hash covers all that goes in: its
 //! files and packages, and the host's extra certificate authorities.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use crate::run::{Cmd, Step};
 const RECIPE_KEY: &str = "coi.recipe";
 /// Where Debian and its derivatives keep certificate authorities that the administrator added.
 const EXTRA_CAS: &str = "/usr/local/share/ca-certificates";
+/// How the directory of a build begins.
+const BUILD_PREFIX: &str = "build-";
 /// To be raised when the code below builds something else from the same recipe.
 const BUILDER: u32 = 1;
 
@@ -95,12 +97,12 @@ impl Image {
         let images = images_dir();
         make_dir(&images)?;
         let work = tempfile::Builder::new()
-            .prefix("build-")
+            .prefix(BUILD_PREFIX)
             .tempdir_in(&images)
             .map_err(io_error(&images, "create a directory in it"))?;
         let build = Build {
             root: work.path().join("rootfs"),
-            log: images.join(format!("{}.log", self.0.alias)),
+            log: log_of(self.0.alias),
             step,
         };
         make_dir(&build.root)?;
@@ -185,8 +187,8 @@ impl Item for Image {
 
     fn by_hand(&self) -> String {
         format!(
-            "`incus image copy` or `incus image import` another image with --alias {}",
-            self.0.alias
+            "see {}, then run this again",
+            log_of(self.0.alias).display()
         )
     }
 
@@ -280,6 +282,10 @@ fn images_dir() -> PathBuf {
     Path::new(STATE).join("images")
 }
 
+fn log_of(alias: &str) -> PathBuf {
+    images_dir().join(format!("{alias}.log"))
+}
+
 fn import(tarball: &Path) -> Result<(), SetupError> {
     Cmd::new("incus")
         .args(["image", "import", "--quiet"])
@@ -355,23 +361,33 @@ impl Build<'_> {
     fn debian(&self, suite: &str, packages: &[&str]) -> Result<(), SetupError> {
         self.step
             .say(format!("debootstrap of Debian {suite}, about a minute"));
-        let sources = Source::of_machine();
+        let release = Release::of_machine()?;
         // Elsewhere than on Debian, debootstrap knows a mirror.
-        let debian = Release::of_machine().is_ok_and(|release| release.id == "debian");
-        let codename = Release::of_machine()
-            .map(|release| release.codename)
-            .unwrap_or_default();
-        let mirror = mirror_of(&sources, suite)
-            .or_else(|| mirror_of(&sources, &codename))
-            .filter(|_| debian);
-        Cmd::new("debootstrap")
-            .args(["--variant=minbase", "--include=ca-certificates", suite])
+        let sources = if release.id == "debian" {
+            Source::of_debian()
+        } else {
+            Vec::new()
+        };
+        let mirror = mirror_of(&sources, &release.codename).map(|source| source.uri.as_str());
+        apart()
+            .args([
+                "debootstrap",
+                "--variant=minbase",
+                "--include=ca-certificates",
+                suite,
+            ])
             .arg(&self.root)
-            .args(mirror.map(|mirror| &mirror.uri))
+            .args(mirror)
             .limit(Duration::from_secs(900))
             .logged(&self.log)?;
-        if debian {
-            self.take_updates(&sources, suite)?;
+        if let Some(text) = sources_for(suite, &sources, &release.codename) {
+            let old = self.at("/etc/apt/sources.list");
+            std::fs::remove_file(&old).map_err(io_error(old, "remove this file"))?;
+            write(
+                &self.at("/etc/apt/sources.list.d/debian.sources"),
+                0o644,
+                &text,
+            )?;
         }
         for (name, certificate) in authorities() {
             let path = self.at(EXTRA_CAS).join(name);
@@ -402,41 +418,6 @@ impl Build<'_> {
             std::fs::remove_file(&path).map_err(io_error(path, "remove this file"))?;
         }
         Ok(())
-    }
-
-    /// Gives the image the machine's own sources of that suite's updates, too.
-    fn take_updates(&self, sources: &[Source], suite: &str) -> Result<(), SetupError> {
-        let ours = [
-            suite.to_owned(),
-            format!("{suite}-updates"),
-            format!("{suite}-security"),
-        ];
-        let mut text = String::new();
-        for source in sources {
-            let suites: Vec<&str> = source
-                .suites
-                .iter()
-                .filter(|suite| ours.contains(suite))
-                .map(|s| &**s)
-                .collect();
-            if !suites.is_empty() {
-                text.push_str(&format!(
-                    "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {DEBIAN_KEYRING}\n\n",
-                    source.uri,
-                    suites.join(" ")
-                ));
-            }
-        }
-        if text.is_empty() {
-            return Ok(());
-        }
-        let old = self.at("/etc/apt/sources.list");
-        std::fs::remove_file(&old).map_err(io_error(old, "remove this file"))?;
-        write(
-            &self.at("/etc/apt/sources.list.d/debian.sources"),
-            0o644,
-            &text,
-        )
     }
 
     fn finish(&self, recipe: &Recipe) -> Result<(), SetupError> {
@@ -475,12 +456,11 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Runs a command in the root, in namespaces of its own: whatever it leaves running or mounted ends with it.
+    /// Runs a command in the root.
     fn inside(&self, command: &[&str]) -> Result<(), SetupError> {
-        let mut proc = std::ffi::OsString::from("--mount-proc=");
+        let mut proc = OsString::from("--mount-proc=");
         proc.push(self.at("/proc"));
-        Cmd::new("unshare")
-            .args(["--pid", "--fork", "--kill-child"])
+        apart()
             .arg(proc)
             .arg("chroot")
             .arg(&self.root)
@@ -492,6 +472,35 @@ impl Build<'_> {
             .logged(&self.log)?;
         Ok(())
     }
+}
+
+/// What runs the command that follows in namespaces of its own: whatever it leaves running or mounted ends with it.
+fn apart() -> Cmd {
+    Cmd::new("unshare").args(["--mount", "--pid", "--fork", "--kill-child"])
+}
+
+/// apt's sources for a suite of Debian and its updates, on the mirrors that this machine's own suite comes from.
+fn sources_for(suite: &str, sources: &[Source], codename: &str) -> Option<String> {
+    let stanzas: Vec<String> = sources
+        .iter()
+        .filter_map(|source| {
+            let suites: Vec<String> = source
+                .suites
+                .iter()
+                .filter_map(|have| have.strip_prefix(codename))
+                .filter(|rest| ["", "-updates", "-security"].contains(rest))
+                .map(|rest| format!("{suite}{rest}"))
+                .collect();
+            (!suites.is_empty()).then(|| {
+                format!(
+                    "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {DEBIAN_KEYRING}\n",
+                    source.uri,
+                    suites.join(" ")
+                )
+            })
+        })
+        .collect();
+    (!stanzas.is_empty()).then(|| stanzas.join("\n"))
 }
 
 /// Left out by dpkg, in the image too: nothing there can show them.
@@ -533,6 +542,33 @@ mod tests {
         };
         assert_ne!(other.hash(&[]), tiny.hash(&[]));
         assert_eq!(tiny.hash(&[]).len(), 32);
+    }
+
+    #[test]
+    fn an_image_gets_the_machines_mirrors() {
+        let source = |uri: &str, suites: &[&str]| Source {
+            uri: uri.into(),
+            suites: suites.iter().map(|suite| (*suite).into()).collect(),
+        };
+        let sources = [
+            source(
+                "http://m.test",
+                &["trixie", "trixie-updates", "trixie-backports"],
+            ),
+            source("http://other.test", &["stable"]),
+            source("http://s.test", &["trixie-security"]),
+        ];
+        let text = sources_for("bookworm", &sources, "trixie").unwrap();
+        assert!(
+            text.contains("URIs: http://m.test\nSuites: bookworm bookworm-updates\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("URIs: http://s.test\nSuites: bookworm-security\n"),
+            "{text}"
+        );
+        assert!(!text.contains("other"), "{text}");
+        assert_eq!(sources_for("bookworm", &[], "trixie"), None);
     }
 
     #[test]

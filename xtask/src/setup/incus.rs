@@ -284,10 +284,15 @@ impl Item for Profile {
         Ok(
             match profiles.iter().find(|profile| profile["name"] == PROFILE) {
                 Some(profile) => match root_and_nic(profile) {
-                    Some((pool, network)) => {
+                    (Some(pool), Some(network)) => {
                         Found::Present(format!("pool {pool}, network {network}"))
                     }
-                    None => Found::Present("its devices were changed by hand".into()),
+                    _ => {
+                        return Err(SetupError::Incus(format!(
+                            "the profile {PROFILE} lacks a root disk with a pool or a card with a network; \
+                         remove it with `incus profile delete {PROFILE}` and run this again"
+                        )));
+                    }
                 },
                 None => Found::Missing(format!("a profile {PROFILE} in Incus")),
             },
@@ -296,7 +301,7 @@ impl Item for Profile {
 
     fn make(&self, _step: &Step) -> Result<String, SetupError> {
         let default = get("/1.0/profiles/default")?;
-        let (pool, network) = root_and_nic(&default).unwrap_or_default();
+        let (pool, network) = root_and_nic(&default);
         let pool = some_or(
             pool,
             "/1.0/storage-pools?recursion=1",
@@ -323,13 +328,13 @@ impl Item for Profile {
 
 /// The given name, or that of the first object of its kind.
 fn some_or(
-    name: String,
+    name: Option<String>,
     path: &str,
     fits: impl Fn(&Value) -> bool,
     what: &str,
     remedy: &str,
 ) -> Result<String, SetupError> {
-    if !name.is_empty() {
+    if let Some(name) = name {
         return Ok(name);
     }
     let objects = list(path)?;
@@ -342,21 +347,23 @@ fn some_or(
         .ok_or_else(|| SetupError::Incus(format!("Incus has no {what}; make one with `{remedy}`")))
 }
 
-/// The pool of a profile's root disk and the network of its network card; empty where it has none.
-fn root_and_nic(profile: &Value) -> Option<(String, String)> {
-    let devices = profile["devices"].as_object()?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let pool = devices
-        .values()
-        .find(|device| device["type"] == "disk" && device["path"] == "/");
-    let network = devices.values().find(|device| device["type"] == "nic");
-    Some((
-        pool.map(|device| text(&device["pool"])).unwrap_or_default(),
-        // A card without a managed network names the bridge it is plugged into.
-        network
-            .map(|device| text(&device["network"]))
-            .unwrap_or_default(),
-    ))
+/// The pool of a profile's root disk, and the managed network of its network card.
+fn root_and_nic(profile: &Value) -> (Option<String>, Option<String>) {
+    let device = |fits: &dyn Fn(&Value) -> bool, key: &str| {
+        let device = profile["devices"]
+            .as_object()?
+            .values()
+            .find(|device| fits(device))?;
+        device[key].as_str().map(str::to_owned)
+    };
+    (
+        device(
+            &|device| device["type"] == "disk" && device["path"] == "/",
+            "pool",
+        ),
+        // A card outside Incus's networks names the bridge that it is plugged into, and no network.
+        device(&|device| device["type"] == "nic", "network"),
+    )
 }
 
 #[cfg(test)]
@@ -396,8 +403,9 @@ mod tests {
     #[test]
     fn devices_of_a_profile() {
         let profile = json!({ "devices": devices("p", "n") });
-        assert_eq!(root_and_nic(&profile), Some(("p".into(), "n".into())));
+        assert_eq!(root_and_nic(&profile), (Some("p".into()), Some("n".into())));
         let other = json!({ "devices": { "home": { "type": "disk", "path": "/home" }, "e": { "type": "nic", "parent": "br0" } } });
-        assert_eq!(root_and_nic(&other), Some((String::new(), String::new())));
+        assert_eq!(root_and_nic(&other), (None, None));
+        assert_eq!(root_and_nic(&json!({})), (None, None));
     }
 }

@@ -13,6 +13,7 @@ mod image_tiny;
 mod incus;
 mod rust;
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -56,14 +57,16 @@ pub(crate) enum SetupError {
         what: &'static str,
         source: io::Error,
     },
-    /// The item needs root.
-    #[error("this needs root")]
-    NotRoot,
+    /// What was asked for needs root.
+    #[error("this needs root; run: sudo {} setup {arguments}", this_program())]
+    NotRoot { arguments: &'static str },
     /// An operation of the kernel failed.
     #[error("cannot {what}: {source}")]
     Kernel { what: String, source: nix::Error },
     /// Packages that can only be installed with apt.
-    #[error("this machine has no apt-get; install these with its own package manager: {packages}")]
+    #[error(
+        "this machine has no apt-get; install what its own package manager calls these: {packages}"
+    )]
     NoApt { packages: String },
     /// There is no package of the wanted version.
     #[error("{what}")]
@@ -77,6 +80,14 @@ pub(crate) enum SetupError {
     /// Items are missing or failed; each was named when it did.
     #[error("not ready: {names}")]
     Unready { names: String },
+}
+
+/// This program, for a `sudo` that has no cargo on its PATH.
+fn this_program() -> String {
+    std::env::current_exe().map_or_else(
+        |_| "target/debug/xtask".into(),
+        |program| program.display().to_string(),
+    )
 }
 
 /// A step's context for what the standard library says.
@@ -146,60 +157,16 @@ pub(crate) fn cached_rust_library() -> Option<PathBuf> {
 
 fn walk(args: &Args) -> Result<(), SetupError> {
     let begun = Instant::now();
-    let root = nix::unistd::geteuid().is_root();
-    let mut bad: Vec<&'static str> = Vec::new();
-    let mut needs_root = false;
+    let mut unready: Vec<&'static str> = Vec::new();
     for item in items().iter().filter(|item| item.system() || !args.system) {
         let step = Step::begin(item.name());
-        let missing = match item.look() {
-            Ok(Found::Present(detail)) => {
-                step.end(Mark::Ok, &detail);
-                continue;
-            }
-            Ok(Found::Missing(why)) => why,
-            Err(error) => {
-                step.end(Mark::Failed, &error.to_string());
-                bad.push(item.name());
-                continue;
-            }
-        };
-        if args.check {
-            step.end(Mark::Missing, &missing);
-            bad.push(item.name());
-            continue;
+        let (mark, detail) = visit(item.as_ref(), args, &unready, &step);
+        if !matches!(mark, Mark::Ok | Mark::Made) {
+            unready.push(item.name());
         }
-        if let Some(needed) = item.needs().iter().find(|needed| bad.contains(needed)) {
-            step.end(Mark::Skipped, &format!("needs {needed} first"));
-            bad.push(item.name());
-            continue;
-        }
-        if item.system() && !root {
-            needs_root = true;
-            step.end(
-                Mark::Skipped,
-                &format!("{missing}; {}", SetupError::NotRoot),
-            );
-            bad.push(item.name());
-            continue;
-        }
-        match item.make(&step) {
-            Ok(detail) => step.end(Mark::Made, &detail),
-            Err(error) => {
-                step.end(
-                    Mark::Failed,
-                    &format!("{error}\n  by hand: {}", item.by_hand()),
-                );
-                bad.push(item.name());
-            }
-        }
+        step.end(mark, &detail);
     }
-    if needs_root && let Ok(program) = std::env::current_exe() {
-        anstream::eprintln!(
-            "As root, run\n  sudo {} setup --system\nand then this again.",
-            program.display()
-        );
-    }
-    if bad.is_empty() {
+    if unready.is_empty() {
         anstream::eprintln!(
             "{:>9} {:<20} {:>6.1} s",
             "ready",
@@ -209,9 +176,57 @@ fn walk(args: &Args) -> Result<(), SetupError> {
         Ok(())
     } else {
         Err(SetupError::Unready {
-            names: bad.join(", "),
+            names: unready.join(", "),
         })
     }
+}
+
+/// Looks at an item, and makes it if it is missing and that is what is wanted.
+fn visit(item: &dyn Item, args: &Args, unready: &[&str], step: &Step) -> (Mark, String) {
+    let made = item.look().and_then(|found| {
+        let missing = match found {
+            Found::Present(detail) => return Ok((Mark::Ok, detail)),
+            Found::Missing(what) => what,
+        };
+        if args.check {
+            return Ok((Mark::Missing, missing));
+        }
+        if let Some(needed) = item.needs().iter().find(|needed| unready.contains(needed)) {
+            return Ok((Mark::Skipped, format!("{missing}; needs {needed} first")));
+        }
+        if !item.system() {
+            return Ok((Mark::Made, item.make(step)?));
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(SetupError::NotRoot {
+                arguments: "--system",
+            });
+        }
+        let _lock = lock(step)?;
+        // Another setup may have made it while this one waited.
+        match item.look()? {
+            Found::Present(detail) => Ok((Mark::Ok, detail)),
+            Found::Missing(_) => Ok((Mark::Made, item.make(step)?)),
+        }
+    });
+    made.unwrap_or_else(|error| {
+        (
+            Mark::Failed,
+            format!("{error}\n          by hand: {}", item.by_hand()),
+        )
+    })
+}
+
+/// Waits until no other setup changes this machine; the lock ends with the value.
+fn lock(step: &Step) -> Result<File, SetupError> {
+    make_dir(Path::new(STATE))?;
+    let path = Path::new(STATE).join("lock");
+    let file = File::create(&path).map_err(io_error(&path, "write this file"))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        step.say("waiting for another setup to finish");
+        file.lock().map_err(io_error(&path, "lock this file"))?;
+    }
+    Ok(file)
 }
 
 /// Makes a directory and its parents.

@@ -197,7 +197,7 @@ fn from_debian(version: &str, step: &Step) -> Result<PathBuf, SetupError> {
             what: "this machine is not a Debian".into(),
         });
     }
-    let sources = Source::of_machine();
+    let sources = Source::of_debian();
     let codename = Release::of_machine()?.codename;
     let mirror = apt::mirror_of(&sources, &codename).ok_or_else(|| SetupError::Unavailable {
         what: format!("apt has no source for `{codename}` to take the mirror from"),
@@ -259,11 +259,15 @@ fn unpack(package: &Path, work: &Path, target: &Path) -> Result<PathBuf, SetupEr
         .ok_or_else(|| SetupError::Unavailable {
             what: format!("{} holds no Rust library sources", package.display()),
         })?;
-    if target.exists() {
-        std::fs::remove_dir_all(target).map_err(io_error(target, "remove this directory"))?;
+    // The compiler's own sources are ten times as large, and nobody reads them.
+    let library = target.join("library");
+    if library.exists() {
+        std::fs::remove_dir_all(&library).map_err(io_error(&library, "remove this directory"))?;
     }
-    std::fs::rename(&found, target).map_err(io_error(target, "move the sources here"))?;
-    Ok(target.join("library"))
+    make_dir(target)?;
+    std::fs::rename(found.join("library"), &library)
+        .map_err(io_error(&library, "move the sources here"))?;
+    Ok(library)
 }
 
 /// apt with directories of its own: nothing of the machine's configuration of sources is read or changed.
