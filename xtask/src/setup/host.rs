@@ -282,16 +282,16 @@ impl Ours {
 
 /// Stops what [`start`] started.
 pub(super) fn down() -> Result<(), SetupError> {
-    let step = Step::begin("incus");
-    let Some(incusd) = incusd() else {
-        step.end(Mark::Ok, "setup has no Incus running");
-        return Ok(());
-    };
     if !geteuid().is_root() {
         return Err(SetupError::NotRoot {
             arguments: "--down",
         });
     }
+    let step = Step::begin("incus");
+    let Some(incusd) = incusd() else {
+        step.end(Mark::Ok, "setup has no Incus running");
+        return Ok(());
+    };
     let bridges = if incus::answers() {
         stop_containers(&step)?;
         let bridges = bridges()?;

@@ -18,6 +18,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::unistd::geteuid;
+
 use crate::run::{Mark, RunError, Step};
 
 /// What setup keeps between runs: pid files, logs, images' tarballs.
@@ -183,38 +185,50 @@ fn walk(args: &Args) -> Result<(), SetupError> {
 
 /// Looks at an item, and makes it if it is missing and that is what is wanted.
 fn visit(item: &dyn Item, args: &Args, unready: &[&str], step: &Step) -> (Mark, String) {
-    let made = item.look().and_then(|found| {
-        let missing = match found {
-            Found::Present(detail) => return Ok((Mark::Ok, detail)),
-            Found::Missing(what) => what,
-        };
-        if args.check {
-            return Ok((Mark::Missing, missing));
-        }
-        if let Some(needed) = item.needs().iter().find(|needed| unready.contains(needed)) {
-            return Ok((Mark::Skipped, format!("{missing}; needs {needed} first")));
-        }
-        if !item.system() {
-            return Ok((Mark::Made, item.make(step)?));
-        }
-        if !nix::unistd::geteuid().is_root() {
-            return Err(SetupError::NotRoot {
-                arguments: "--system",
-            });
-        }
-        let _lock = lock(step)?;
-        // Another setup may have made it while this one waited.
-        match item.look()? {
-            Found::Present(detail) => Ok((Mark::Ok, detail)),
-            Found::Missing(_) => Ok((Mark::Made, item.make(step)?)),
-        }
-    });
-    made.unwrap_or_else(|error| {
-        (
+    let missing = match item.look() {
+        Ok(Found::Present(detail)) => return (Mark::Ok, detail),
+        Ok(Found::Missing(what)) => what,
+        Err(error) => return (Mark::Failed, error.to_string()),
+    };
+    if args.check {
+        return (Mark::Missing, missing);
+    }
+    if let Some(needed) = item.needs().iter().find(|needed| unready.contains(needed)) {
+        return (Mark::Skipped, format!("needs {needed} first"));
+    }
+    if item.system() && !geteuid().is_root() {
+        let arguments = "--system";
+        let error = SetupError::NotRoot { arguments };
+        return (
             Mark::Failed,
-            format!("{error}\n          by hand: {}", item.by_hand()),
-        )
-    })
+            format!("missing: {missing}\n          {error}"),
+        );
+    }
+    let made = if item.system() {
+        make_alone(item, step)
+    } else {
+        item.make(step)
+    };
+    match made {
+        Ok(detail) => (Mark::Made, detail),
+        Err(error) => {
+            let by_hand = item.by_hand();
+            (
+                Mark::Failed,
+                format!("{error}\n          by hand: {by_hand}"),
+            )
+        }
+    }
+}
+
+/// Makes an item while no other setup changes this machine.
+fn make_alone(item: &dyn Item, step: &Step) -> Result<String, SetupError> {
+    let _lock = lock(step)?;
+    // Another setup may have made it while this one waited.
+    match item.look()? {
+        Found::Present(detail) => Ok(detail),
+        Found::Missing(_) => item.make(step),
+    }
 }
 
 /// Waits until no other setup changes this machine; the lock ends with the value.
