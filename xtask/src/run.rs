@@ -20,18 +20,21 @@ const QUICK: Duration = Duration::from_secs(30);
 /// How much of a failed command's output an error repeats.
 const TAIL_LINES: usize = 15;
 
+/// How much of a command an error shows.
+const SHOWN_CHARS: usize = 100;
+
 /// A command that did not do what it was run for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     /// It could not be started.
-    #[error("`{command}` could not be started: {source}{}", install_hint(.program, .source))]
+    #[error("`{}` could not be started: {source}{}", brief(.command), install_hint(.program, .source))]
     Start {
         command: String,
         program: String,
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("`{command}` failed ({status}){}{}", indent(.tail), named_log(.log.as_deref()))]
+    #[error("`{}` failed ({status}){}{}", brief(.command), indent(.tail), named_log(.log.as_deref()))]
     Failed {
         command: String,
         status: ExitStatus,
@@ -40,8 +43,8 @@ pub(crate) enum RunError {
     },
     /// It took too long.
     #[error(
-        "`{command}` did not finish within {} s and was stopped{}{}",
-        .limit.as_secs(), indent(.tail), named_log(.log.as_deref())
+        "`{}` did not finish within {} s and was stopped{}{}",
+        brief(.command), .limit.as_secs(), indent(.tail), named_log(.log.as_deref())
     )]
     Slow {
         command: String,
@@ -50,12 +53,20 @@ pub(crate) enum RunError {
         log: Option<PathBuf>,
     },
     /// Its input, output or log could not be handled.
-    #[error("`{command}`: its {what} could not be used: {source}")]
+    #[error("`{}`: its {what} could not be used: {source}", brief(.command))]
     Io {
         command: String,
         what: String,
         source: io::Error,
     },
+}
+
+/// A command as far as it fits a line; all of it is in the log.
+fn brief(command: &str) -> String {
+    match command.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{} ...", &command[..end]),
+        None => command.to_owned(),
+    }
 }
 
 fn install_hint(program: &str, source: &io::Error) -> String {
@@ -518,6 +529,19 @@ mod tests {
             "an error repeats its own command's output only: {error}"
         );
         assert!(std::fs::read_to_string(&log).unwrap().contains("first"));
+    }
+
+    #[test]
+    fn a_long_command_is_cut() {
+        let error = Cmd::new("false")
+            .args(["ä"; 200])
+            .output()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("`false ä ä") && error.contains(" ...` failed"),
+            "{error}"
+        );
     }
 
     #[test]

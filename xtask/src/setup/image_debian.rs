@@ -106,6 +106,8 @@ const PACKAGES: &[&str] = &[
     "patch",
     "perl",
     "python3",
+    "python3-pip",
+    "python3-venv",
     "ripgrep",
     "strace",
     "tmux",
