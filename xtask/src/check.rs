@@ -24,14 +24,7 @@ pub(crate) fn run(report: &mut Report) -> Result<(), RunError> {
     report.run("lints of coi-ebpf", clippy_ebpf())?;
     report.run(
         "tests of the crates",
-        cargo().args([
-            "test",
-            "--workspace",
-            "--exclude",
-            "coi-tests",
-            "--exclude",
-            "coi-ebpf",
-        ]),
+        cargo().args(["test", "--workspace", "--exclude", "coi-tests", "--exclude", "coi-ebpf"]),
     )
 }
 
@@ -39,15 +32,7 @@ pub(crate) fn run(report: &mut Report) -> Result<(), RunError> {
 fn clippy_ebpf() -> Cmd {
     let flags = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
     let mut clippy = cargo()
-        .args([
-            "clippy",
-            "-p",
-            "coi-ebpf",
-            "--target",
-            "bpfel-unknown-none",
-            "-Z",
-            "build-std=core",
-        ])
+        .args(["clippy", "-p", "coi-ebpf", "--target", "bpfel-unknown-none", "-Z", "build-std=core"])
         // Flags and compiler mode differ from the workspace's: in the same directory each build would undo the other.
         .arg("--target-dir")
         .arg(workspace().join("target/check-ebpf"))

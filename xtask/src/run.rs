@@ -28,37 +28,19 @@ const SHOWN_CHARS: usize = 100;
 pub(crate) enum RunError {
     /// It could not be started.
     #[error("`{}` could not be started: {source}{}", brief(.command), install_hint(.program, .source))]
-    Start {
-        command: String,
-        program: String,
-        source: io::Error,
-    },
+    Start { command: String, program: String, source: io::Error },
     /// It ended with an error.
     #[error("`{}` failed ({status}){}{}", brief(.command), indent(.tail), named_log(.log.as_deref()))]
-    Failed {
-        command: String,
-        status: ExitStatus,
-        tail: String,
-        log: Option<PathBuf>,
-    },
+    Failed { command: String, status: ExitStatus, tail: String, log: Option<PathBuf> },
     /// It took too long.
     #[error(
         "`{}` did not finish within {} s and was stopped{}{}",
         brief(.command), .limit.as_secs(), indent(.tail), named_log(.log.as_deref())
     )]
-    Slow {
-        command: String,
-        limit: Duration,
-        tail: String,
-        log: Option<PathBuf>,
-    },
+    Slow { command: String, limit: Duration, tail: String, log: Option<PathBuf> },
     /// Its input, output or log could not be handled.
     #[error("`{}`: its {what} could not be used: {source}", brief(.command))]
-    Io {
-        command: String,
-        what: String,
-        source: io::Error,
-    },
+    Io { command: String, what: String, source: io::Error },
 }
 
 /// A command as far as it fits a line; all of it is in the log.
@@ -78,8 +60,7 @@ fn install_hint(program: &str, source: &io::Error) -> String {
 }
 
 fn named_log(log: Option<&Path>) -> String {
-    log.map(|log| format!("\n  the whole log is in {}", log.display()))
-        .unwrap_or_default()
+    log.map(|log| format!("\n  the whole log is in {}", log.display())).unwrap_or_default()
 }
 
 fn indent(tail: &str) -> String {
@@ -99,12 +80,7 @@ impl Cmd {
     /// A command with a deadline of 30 seconds and no input.
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let shown = program.as_ref().to_string_lossy().into_owned();
-        Self {
-            inner: Command::new(program),
-            shown,
-            input: None,
-            limit: QUICK,
-        }
+        Self { inner: Command::new(program), shown, input: None, limit: QUICK }
     }
 
     /// Adds an argument.
@@ -155,10 +131,7 @@ impl Cmd {
         // Files, not pipes: nothing can fill up, and a grandchild that keeps the output open cannot keep us waiting.
         let mut out = self.used("output", tempfile::tempfile())?;
         let mut err = self.used("output", tempfile::tempfile())?;
-        let stdio = (
-            self.used("output", out.try_clone())?,
-            self.used("output", err.try_clone())?,
-        );
+        let stdio = (self.used("output", out.try_clone())?, self.used("output", err.try_clone())?);
         let shown = self.shown.clone();
         let ended = self.finish(stdio.0, stdio.1);
         let read = |file: &mut File| {
@@ -166,11 +139,7 @@ impl Cmd {
             file.rewind()
                 .and_then(|()| file.read_to_end(&mut bytes))
                 .map(|_| String::from_utf8_lossy(&bytes).into_owned())
-                .map_err(|source| RunError::Io {
-                    command: shown.clone(),
-                    what: "output".into(),
-                    source,
-                })
+                .map_err(|source| RunError::Io { command: shown.clone(), what: "output".into(), source })
         };
         let printed = read(&mut out)?;
         ended?.check(|| Ok((format!("{printed}{}", read(&mut err)?), None)))?;
@@ -180,34 +149,18 @@ impl Cmd {
     /// Runs the command with all its output appended to a log.
     pub(crate) fn logged(self, log: &Path) -> Result<(), RunError> {
         let named = format!("log {}", log.display());
-        let mut file = self.used(
-            &named,
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .read(true)
-                .open(log),
-        )?;
+        let mut file =
+            self.used(&named, OpenOptions::new().create(true).append(true).read(true).open(log))?;
         self.used(&named, writeln!(file, "$ {}", self.shown))?;
         let start = self.used(&named, file.metadata())?.len();
-        let (out, err) = (
-            self.used(&named, file.try_clone())?,
-            self.used(&named, file.try_clone())?,
-        );
+        let (out, err) = (self.used(&named, file.try_clone())?, self.used(&named, file.try_clone())?);
         let shown = self.shown.clone();
         self.finish(out, err)?.check(|| {
             let mut bytes = Vec::new();
             file.seek(io::SeekFrom::Start(start))
                 .and_then(|_| file.read_to_end(&mut bytes))
-                .map_err(|source| RunError::Io {
-                    command: shown,
-                    what: named,
-                    source,
-                })?;
-            Ok((
-                String::from_utf8_lossy(&bytes).into_owned(),
-                Some(log.to_owned()),
-            ))
+                .map_err(|source| RunError::Io { command: shown, what: named, source })?;
+            Ok((String::from_utf8_lossy(&bytes).into_owned(), Some(log.to_owned())))
         })
     }
 
@@ -216,27 +169,14 @@ impl Cmd {
         announce(&self.shown);
         let command = self.shown;
         match self.inner.status() {
-            Err(source) => Err(RunError::Start {
-                program: program(&self.inner),
-                command,
-                source,
-            }),
+            Err(source) => Err(RunError::Start { program: program(&self.inner), command, source }),
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(RunError::Failed {
-                command,
-                status,
-                tail: String::new(),
-                log: None,
-            }),
+            Ok(status) => Err(RunError::Failed { command, status, tail: String::new(), log: None }),
         }
     }
 
     fn used<T>(&self, what: &str, result: io::Result<T>) -> Result<T, RunError> {
-        result.map_err(|source| RunError::Io {
-            command: self.shown.clone(),
-            what: what.to_owned(),
-            source,
-        })
+        result.map_err(|source| RunError::Io { command: self.shown.clone(), what: what.to_owned(), source })
     }
 
     fn finish(mut self, out: File, err: File) -> Result<Ended, RunError> {
@@ -249,35 +189,19 @@ impl Cmd {
                 file.into()
             }
         };
-        let mut child = self
-            .inner
-            .stdin(stdin)
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(|source| RunError::Start {
-                command: self.shown.clone(),
-                program: program(&self.inner),
-                source,
-            })?;
+        let mut child = self.inner.stdin(stdin).stdout(out).stderr(err).spawn().map_err(|source| {
+            RunError::Start { command: self.shown.clone(), program: program(&self.inner), source }
+        })?;
         let end = Instant::now() + self.limit;
         let mut pause = Duration::from_millis(1);
         loop {
             if let Some(status) = self.used("status", child.try_wait())? {
-                return Ok(Ended {
-                    command: self.shown,
-                    limit: self.limit,
-                    status: Some(status),
-                });
+                return Ok(Ended { command: self.shown, limit: self.limit, status: Some(status) });
             }
             if Instant::now() >= end {
                 let stopped = child.kill().and_then(|()| child.wait());
                 self.used("status", stopped)?;
-                return Ok(Ended {
-                    command: self.shown,
-                    limit: self.limit,
-                    status: None,
-                });
+                return Ok(Ended { command: self.shown, limit: self.limit, status: None });
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
@@ -307,27 +231,14 @@ impl Ended {
         let (printed, log) = printed()?;
         let (command, tail) = (self.command, tail(&printed));
         Err(match self.status {
-            Some(status) => RunError::Failed {
-                command,
-                status,
-                tail,
-                log,
-            },
-            None => RunError::Slow {
-                command,
-                limit: self.limit,
-                tail,
-                log,
-            },
+            Some(status) => RunError::Failed { command, status, tail, log },
+            None => RunError::Slow { command, limit: self.limit, tail, log },
         })
     }
 }
 
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
@@ -356,11 +267,7 @@ impl Report {
     }
 
     /// Does a piece of work and notes how it went.
-    pub(crate) fn time<T, E>(
-        &mut self,
-        name: &str,
-        work: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub(crate) fn time<T, E>(&mut self, name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
         let done = work();
         let mark = if done.is_ok() { Mark::Ok } else { Mark::Failed };
@@ -380,11 +287,7 @@ impl Report {
 }
 
 fn line(mark: Mark, name: &str, took: Duration, detail: &str) {
-    anstream::eprintln!(
-        "{} {name:<20} {:>6.1} s  {detail}",
-        mark.painted(),
-        took.as_secs_f64()
-    );
+    anstream::eprintln!("{} {name:<20} {:>6.1} s  {detail}", mark.painted(), took.as_secs_f64());
 }
 
 /// How a step ended.
@@ -440,11 +343,7 @@ impl Step {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self {
-            name,
-            begun: Instant::now(),
-            bar,
-        }
+        Self { name, begun: Instant::now(), bar }
     }
 
     /// Says what the step is doing now.
@@ -472,19 +371,13 @@ mod tests {
     #[test]
     fn output_is_what_was_printed() {
         assert_eq!(Cmd::new("printf").arg("a b").output().unwrap(), "a b");
-        assert_eq!(
-            Cmd::new("cat").input("from us").output().unwrap(),
-            "from us"
-        );
+        assert_eq!(Cmd::new("cat").input("from us").output().unwrap(), "from us");
     }
 
     #[test]
     fn a_failure_repeats_what_was_said() {
-        let error = Cmd::new("sh")
-            .args(["-c", "echo no such luck >&2; exit 3"])
-            .output()
-            .unwrap_err()
-            .to_string();
+        let error =
+            Cmd::new("sh").args(["-c", "echo no such luck >&2; exit 3"]).output().unwrap_err().to_string();
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.contains("no such luck"), "{error}");
     }
@@ -492,21 +385,14 @@ mod tests {
     #[test]
     fn a_slow_command_is_stopped() {
         let begun = Instant::now();
-        let error = Cmd::new("sleep")
-            .arg("60")
-            .limit(Duration::from_millis(50))
-            .output()
-            .unwrap_err();
+        let error = Cmd::new("sleep").arg("60").limit(Duration::from_millis(50)).output().unwrap_err();
         assert!(matches!(error, RunError::Slow { .. }), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
     fn a_missing_program_says_so() {
-        let error = Cmd::new("coi-no-such-program")
-            .output()
-            .unwrap_err()
-            .to_string();
+        let error = Cmd::new("coi-no-such-program").output().unwrap_err().to_string();
         assert!(error.contains("install `coi-no-such-program`"), "{error}");
     }
 
@@ -515,33 +401,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         Cmd::new("echo").arg("first").logged(&log).unwrap();
-        let error = Cmd::new("sh")
-            .args(["-c", "echo second; exit 1"])
-            .logged(&log)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&log.display().to_string()) && error.contains("second"),
-            "{error}"
-        );
-        assert!(
-            !error.contains("first"),
-            "an error repeats its own command's output only: {error}"
-        );
+        let error = Cmd::new("sh").args(["-c", "echo second; exit 1"]).logged(&log).unwrap_err().to_string();
+        assert!(error.contains(&log.display().to_string()) && error.contains("second"), "{error}");
+        assert!(!error.contains("first"), "an error repeats its own command's output only: {error}");
         assert!(std::fs::read_to_string(&log).unwrap().contains("first"));
     }
 
     #[test]
     fn a_long_command_is_cut() {
-        let error = Cmd::new("false")
-            .args(["ä"; 200])
-            .output()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("`false ä ä") && error.contains(" ...` failed"),
-            "{error}"
-        );
+        let error = Cmd::new("false").args(["ä"; 200]).output().unwrap_err().to_string();
+        assert!(error.starts_with("`false ä ä") && error.contains(" ...` failed"), "{error}");
     }
 
     #[test]

@@ -17,10 +17,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<(), Box<dyn std::e
     let ready = report.time("setup", setup::ensure)?;
     check::run(report)?;
     report.run("build of coi", cargo().args(["build", "-p", "coi"]))?;
-    let tests = cargo()
-        .args(["test", "-p", "coi-tests", "--"])
-        .args(&args.filter)
-        .arg("--show-output");
+    let tests = cargo().args(["test", "-p", "coi-tests", "--"]).args(&args.filter).arg("--show-output");
     // The one that was set up, whatever the tests would find.
     let tests = tests.env("INCUS_SOCKET", ready.incus_socket);
     report.run("end-to-end tests", tests)?;

@@ -3,6 +3,7 @@
 //! An event goes through the modules in the order they are listed here; ARCHITECTURE.md draws it.
 
 pub mod event;
+pub mod lineage;
 pub mod rules;
 pub mod sensor;
 pub mod service;

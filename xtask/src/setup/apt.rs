@@ -33,10 +33,7 @@ const INCUS: [&str; 4] = ["dnsmasq-base", "incus-base", "incus-client", "lxcfs"]
 pub(super) const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where Debian's own sources are configured.
-const DEBIAN_SOURCES: [&str; 2] = [
-    "/etc/apt/sources.list.d/debian.sources",
-    "/etc/apt/sources.list",
-];
+const DEBIAN_SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
 
 /// The packages that setup installs.
 pub(super) struct Packages;
@@ -60,9 +57,7 @@ impl Packages {
         if on_path("dpkg-query") {
             return missing(&Self::wanted());
         }
-        let tools = TOOLS
-            .iter()
-            .filter(|(_, program)| !program.is_empty() && !on_path(program));
+        let tools = TOOLS.iter().filter(|(_, program)| !program.is_empty() && !on_path(program));
         let incus = (!host::is_installed()).then_some("incus");
         Ok(tools.map(|(package, _)| *package).chain(incus).collect())
     }
@@ -79,10 +74,7 @@ impl Item for Packages {
 
     fn by_hand(&self) -> String {
         let packages = Self::missing().unwrap_or_else(|_| Self::wanted());
-        format!(
-            "apt-get update && apt-get install --no-install-recommends {}",
-            packages.join(" ")
-        )
+        format!("apt-get update && apt-get install --no-install-recommends {}", packages.join(" "))
     }
 
     fn look(&self) -> Result<Found, SetupError> {
@@ -97,9 +89,7 @@ impl Item for Packages {
     fn make(&self, step: &Step) -> Result<String, SetupError> {
         let missing = Self::missing()?;
         if !on_path("apt-get") {
-            return Err(SetupError::NoApt {
-                packages: missing.join(" "),
-            });
+            return Err(SetupError::NoApt { packages: missing.join(" ") });
         }
         if missing.contains(&"incus-base") {
             add_backports(step)?;
@@ -108,10 +98,7 @@ impl Item for Packages {
         make_dir(Path::new(STATE))?;
         let log = Path::new(STATE).join("apt.log");
         step.say("updating apt's package lists");
-        apt_get()
-            .arg("update")
-            .limit(Duration::from_secs(300))
-            .logged(&log)?;
+        apt_get().arg("update").limit(Duration::from_secs(300)).logged(&log)?;
         step.say(format!("installing {}", missing.join(" ")));
         apt_get()
             .args(["install", "--yes", "--no-install-recommends"])
@@ -124,26 +111,16 @@ impl Item for Packages {
 
 /// `apt-get`, quiet, asking nothing, and waiting for another one to finish.
 fn apt_get() -> Cmd {
-    Cmd::new("apt-get")
-        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
-        .env("DEBIAN_FRONTEND", "noninteractive")
+    Cmd::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive")
 }
 
 /// Those of the packages that are not installed.
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, SetupError> {
     // About all that there are: asked for one that it does not know, dpkg-query exits with an error.
-    let known = Cmd::new("dpkg-query")
-        .args(["-W", "-f=${Package} ${db:Status-Status}\\n"])
-        .output()?;
-    let installed: std::collections::HashSet<&str> = known
-        .lines()
-        .filter_map(|line| line.strip_suffix(" installed"))
-        .collect();
-    Ok(packages
-        .iter()
-        .copied()
-        .filter(|package| !installed.contains(package))
-        .collect())
+    let known = Cmd::new("dpkg-query").args(["-W", "-f=${Package} ${db:Status-Status}\\n"]).output()?;
+    let installed: std::collections::HashSet<&str> =
+        known.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
+    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
 /// Configures Debian 12's backports, unless they are, from the mirror that the machine uses already.
@@ -152,10 +129,7 @@ fn add_backports(step: &Step) -> Result<(), SetupError> {
     if Release::of_machine()?.codename != "bookworm" {
         return Ok(());
     }
-    if Source::of_machine()
-        .iter()
-        .any(|source| source.suites.iter().any(|suite| suite == SUITE))
-    {
+    if Source::of_machine().iter().any(|source| source.suites.iter().any(|suite| suite == SUITE)) {
         return Ok(());
     }
     let sources = Source::of_debian();
@@ -188,9 +162,7 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn of_machine() -> Result<Self, SetupError> {
         let path = "/etc/os-release";
-        Ok(Self::parse(
-            &std::fs::read_to_string(path).map_err(io_error(path, "read this file"))?,
-        ))
+        Ok(Self::parse(&std::fs::read_to_string(path).map_err(io_error(path, "read this file"))?))
     }
 
     fn parse(text: &str) -> Self {
@@ -200,10 +172,7 @@ impl Release {
                 .map(|value| value.trim_matches('"').to_owned())
                 .unwrap_or_default()
         };
-        Self {
-            id: value("ID"),
-            codename: value("VERSION_CODENAME"),
-        }
+        Self { id: value("ID"), codename: value("VERSION_CODENAME") }
     }
 }
 
@@ -220,11 +189,7 @@ impl Source {
     /// Every source of this machine.
     pub(super) fn of_machine() -> Vec<Self> {
         let dir = std::fs::read_dir("/etc/apt/sources.list.d");
-        let parts = dir
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
+        let parts = dir.into_iter().flatten().flatten().map(|entry| entry.path());
         Self::in_files(parts.chain(["/etc/apt/sources.list".into()]))
     }
 
@@ -260,10 +225,7 @@ impl Source {
                     None => line,
                 };
                 let mut words = rest.split_whitespace().map(str::to_owned);
-                Some(Self {
-                    uri: words.next()?,
-                    suites: vec![words.next()?],
-                })
+                Some(Self { uri: words.next()?, suites: vec![words.next()?] })
             })
             .collect()
     }
@@ -295,10 +257,7 @@ impl Source {
                 let (uris, suites) = (take("uris"), take("suites"));
                 uris.into_iter()
                     .filter(move |_| enabled && binary)
-                    .map(move |uri| Self {
-                        uri,
-                        suites: suites.clone(),
-                    })
+                    .map(move |uri| Self { uri, suites: suites.clone() })
             })
             .collect()
     }
@@ -306,9 +265,7 @@ impl Source {
 
 /// The first source that has the suite.
 pub(super) fn mirror_of<'a>(sources: &'a [Source], suite: &str) -> Option<&'a Source> {
-    sources
-        .iter()
-        .find(|source| source.suites.iter().any(|have| have == suite))
+    sources.iter().find(|source| source.suites.iter().any(|have| have == suite))
 }
 
 #[cfg(test)]
@@ -317,10 +274,7 @@ mod tests {
 
     fn source(uri: &str, suites: &[&str]) -> Source {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        Source {
-            uri: uri.to_owned(),
-            suites: owned(suites),
-        }
+        Source { uri: uri.to_owned(), suites: owned(suites) }
     }
 
     #[test]
@@ -333,14 +287,8 @@ mod tests {
         assert_eq!(
             Source::parse_deb822(text),
             [
-                source(
-                    "http://mirror.test/debian",
-                    &["bookworm", "bookworm-updates"]
-                ),
-                source(
-                    "http://other.test/debian",
-                    &["bookworm", "bookworm-updates"]
-                ),
+                source("http://mirror.test/debian", &["bookworm", "bookworm-updates"]),
+                source("http://other.test/debian", &["bookworm", "bookworm-updates"]),
                 source("http://mirror.test/security", &["bookworm-security"]),
             ]
         );
@@ -353,42 +301,21 @@ mod tests {
                     deb [arch=amd64 signed-by=/k.gpg] http://other.test stable main\ndeb broken\n";
         assert_eq!(
             Source::parse_list(text),
-            [
-                source("http://mirror.test/debian", &["bookworm"]),
-                source("http://other.test", &["stable"]),
-            ]
+            [source("http://mirror.test/debian", &["bookworm"]), source("http://other.test", &["stable"]),]
         );
     }
 
     #[test]
     fn the_mirror_is_that_of_the_suite() {
-        let sources = [
-            source("http://a.test", &["other"]),
-            source("http://b.test", &["x", "bookworm"]),
-        ];
-        assert_eq!(
-            mirror_of(&sources, "bookworm").unwrap().uri,
-            "http://b.test"
-        );
+        let sources = [source("http://a.test", &["other"]), source("http://b.test", &["x", "bookworm"])];
+        assert_eq!(mirror_of(&sources, "bookworm").unwrap().uri, "http://b.test");
         assert_eq!(mirror_of(&sources, "trixie"), None);
     }
 
     #[test]
     fn os_release() {
         let text = "NAME=\"x\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
-        assert_eq!(
-            Release::parse(text),
-            Release {
-                id: "debian".into(),
-                codename: "bookworm".into()
-            }
-        );
-        assert_eq!(
-            Release::parse("ID=\"arch\"\n"),
-            Release {
-                id: "arch".into(),
-                codename: String::new()
-            }
-        );
+        assert_eq!(Release::parse(text), Release { id: "debian".into(), codename: "bookworm".into() });
+        assert_eq!(Release::parse("ID=\"arch\"\n"), Release { id: "arch".into(), codename: String::new() });
     }
 }

@@ -26,7 +26,8 @@ use crate::run::{Cmd, Mark, Step};
 const CGROUPS: &str = "/sys/fs/cgroup";
 const LXCFS_MOUNT: &str = "/var/lib/lxcfs";
 /// Incus's own helpers and the system's programs, wherever this was called from.
-const PATH: &str = "/usr/libexec/incus:/opt/incus/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "/usr/libexec/incus:/opt/incus/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 fn state() -> PathBuf {
@@ -62,27 +63,17 @@ fn incusd() -> Option<Ours> {
 /// Starts Incus: with the service manager, or where there is none, as a process of its own.
 pub(super) fn start(socket: &Path) -> Result<(), SetupError> {
     if Path::new("/run/systemd/system").is_dir() {
-        Cmd::new("systemctl")
-            .args(["enable", "--now", "incus"])
-            .limit(READY_WITHIN)
-            .output()?;
+        Cmd::new("systemctl").args(["enable", "--now", "incus"]).limit(READY_WITHIN).output()?;
         return wait_for(socket, || Ok(()));
     }
     own_id_range()?;
     make_dir(&state())?;
     let log_path = state().join("incusd.log");
     let log = File::create(&log_path).map_err(io_error(&log_path, "write this file"))?;
-    let errors = log
-        .try_clone()
-        .map_err(io_error(&log_path, "write this file"))?;
+    let errors = log.try_clone().map_err(io_error(&log_path, "write this file"))?;
     let me = std::env::current_exe().map_err(io_error("/proc/self/exe", "find this program"))?;
     let mut command = Command::new(&me);
-    command
-        .arg("incus-host")
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", "/root")
-        .env("LANG", "C.UTF-8");
+    command.arg("incus-host").env_clear().env("PATH", PATH).env("HOME", "/root").env("LANG", "C.UTF-8");
     for name in ["INCUS_DIR", "INCUS_SOCKET"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -98,18 +89,12 @@ pub(super) fn start(socket: &Path) -> Result<(), SetupError> {
     record("incusd.pid", child.id())?;
     wait_for(socket, || match child.try_wait() {
         Ok(None) => Ok(()),
-        _ => Err(SetupError::Incus(format!(
-            "Incus ended while starting; see {}",
-            log_path.display()
-        ))),
+        _ => Err(SetupError::Incus(format!("Incus ended while starting; see {}", log_path.display()))),
     })
 }
 
 /// Waits until Incus answers; `alive` says whether that can still happen.
-fn wait_for(
-    socket: &Path,
-    mut alive: impl FnMut() -> Result<(), SetupError>,
-) -> Result<(), SetupError> {
+fn wait_for(socket: &Path, mut alive: impl FnMut() -> Result<(), SetupError>) -> Result<(), SetupError> {
     let end = Instant::now() + READY_WITHIN;
     while !incus::answers() {
         alive()?;
@@ -123,10 +108,7 @@ fn wait_for(
         thread::sleep(Duration::from_millis(50));
     }
     // It answers before it has brought up its networks and pools.
-    Cmd::new("incus")
-        .args(["admin", "waitready", "--timeout=60"])
-        .limit(READY_WITHIN)
-        .output()?;
+    Cmd::new("incus").args(["admin", "waitready", "--timeout=60"]).limit(READY_WITHIN).output()?;
     Ok(())
 }
 
@@ -145,10 +127,8 @@ fn own_id_range() -> Result<(), SetupError> {
 /// Prepares this process's surroundings and becomes incusd.
 pub(super) fn become_incus() -> Result<(), SetupError> {
     setsid().map_err(kernel("start a session"))?;
-    let (_, most) =
-        getrlimit(Resource::RLIMIT_NOFILE).map_err(kernel("read the limit of open files"))?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)
-        .map_err(kernel("raise the limit of open files"))?;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(kernel("read the limit of open files"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(kernel("raise the limit of open files"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(kernel("make a mount namespace"))?;
     let none: Option<&str> = None;
     // Mounts of the host still arrive here, none of ours leaves.
@@ -156,14 +136,8 @@ pub(super) fn become_incus() -> Result<(), SetupError> {
         .map_err(kernel("detach the mount namespace"))?;
     let cgroups = statfs(CGROUPS).map_err(kernel("look at /sys/fs/cgroup"))?;
     if cgroups.filesystem_type() != CGROUP2_SUPER_MAGIC {
-        mount(
-            Some("cgroup2"),
-            CGROUPS,
-            Some("cgroup2"),
-            MsFlags::empty(),
-            none,
-        )
-        .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
+        mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), MsFlags::empty(), none)
+            .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
     }
     for dir in [LXCFS_MOUNT, "/var/log/incus"] {
         make_dir(Path::new(dir))?;
@@ -172,35 +146,18 @@ pub(super) fn become_incus() -> Result<(), SetupError> {
         start_lxcfs()?;
     }
     // Only fails to return.
-    let error = Command::new("incusd")
-        .args([
-            "--group",
-            "incus-admin",
-            "--logfile=/var/log/incus/incus.log",
-        ])
-        .exec();
-    Err(SetupError::Io {
-        path: "incusd".into(),
-        what: "run this program",
-        source: error,
-    })
+    let error =
+        Command::new("incusd").args(["--group", "incus-admin", "--logfile=/var/log/incus/incus.log"]).exec();
+    Err(SetupError::Io { path: "incusd".into(), what: "run this program", source: error })
 }
 
 fn start_lxcfs() -> Result<(), SetupError> {
     let log = state().join("lxcfs.log");
     let file = File::create(&log).map_err(io_error(&log, "write this file"))?;
-    let errors = file
-        .try_clone()
-        .map_err(io_error(&log, "write this file"))?;
+    let errors = file.try_clone().map_err(io_error(&log, "write this file"))?;
     let mut command = Command::new("lxcfs");
-    command
-        .arg(LXCFS_MOUNT)
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(errors);
-    let mut child = command
-        .spawn()
-        .map_err(io_error("lxcfs", "run this program"))?;
+    command.arg(LXCFS_MOUNT).stdin(Stdio::null()).stdout(file).stderr(errors);
+    let mut child = command.spawn().map_err(io_error("lxcfs", "run this program"))?;
     record("lxcfs.pid", child.id())?;
     let end = Instant::now() + Duration::from_secs(10);
     while !is_mounted(LXCFS_MOUNT) {
@@ -217,9 +174,7 @@ fn start_lxcfs() -> Result<(), SetupError> {
 
 fn is_mounted(path: &str) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some(path))
+    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn kernel(what: &str) -> impl FnOnce(nix::Error) -> SetupError {
@@ -237,11 +192,7 @@ struct Ours(Pid);
 
 impl Ours {
     fn recorded(file: &str, program: &str) -> Option<Self> {
-        let pid: i32 = std::fs::read_to_string(state().join(file))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid: i32 = std::fs::read_to_string(state().join(file)).ok()?.trim().parse().ok()?;
         let ours = Self(Pid::from_raw(pid));
         (ours.program()?.file_name()? == program).then_some(ours)
     }
@@ -283,9 +234,7 @@ impl Ours {
 /// Stops what [`start`] started.
 pub(super) fn down() -> Result<(), SetupError> {
     if !geteuid().is_root() {
-        return Err(SetupError::NotRoot {
-            arguments: "--down",
-        });
+        return Err(SetupError::NotRoot { arguments: "--down" });
     }
     let step = Step::begin("incus");
     let Some(incusd) = incusd() else {
@@ -297,20 +246,14 @@ pub(super) fn down() -> Result<(), SetupError> {
         let bridges = bridges()?;
         step.say("shutting Incus down");
         // Whether it could be asked nicely does not matter: the signals follow.
-        let _asked = Cmd::new("incus")
-            .args(["admin", "shutdown", "--timeout", "20"])
-            .limit(READY_WITHIN)
-            .output();
+        let _asked =
+            Cmd::new("incus").args(["admin", "shutdown", "--timeout", "20"]).limit(READY_WITHIN).output();
         bridges
     } else {
         Vec::new()
     };
     if !incusd.gone_within(Duration::from_secs(10)) {
-        incusd.end(&[
-            (Signal::SIGPWR, 30),
-            (Signal::SIGTERM, 5),
-            (Signal::SIGKILL, 5),
-        ])?;
+        incusd.end(&[(Signal::SIGPWR, 30), (Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
     }
     if let Some(lxcfs) = Ours::recorded("lxcfs.pid", "lxcfs") {
         lxcfs.end(&[(Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
@@ -325,10 +268,7 @@ pub(super) fn down() -> Result<(), SetupError> {
     }
     remove_firewall_table()?;
     remove_cgroups();
-    step.end(
-        Mark::Ok,
-        "stopped; its images and settings stay in /var/lib/incus",
-    );
+    step.end(Mark::Ok, "stopped; its images and settings stay in /var/lib/incus");
     Ok(())
 }
 
@@ -341,11 +281,7 @@ fn stop_containers(step: &Step) -> Result<(), SetupError> {
         let (name, project) = (text("name"), text("project"));
         step.say(format!("stopping container {name}"));
         let body = serde_json::json!({ "action": "stop", "force": true, "timeout": 30 });
-        incus::query(
-            "PUT",
-            &format!("/1.0/instances/{name}/state?project={project}"),
-            Some(&body),
-        )?;
+        incus::query("PUT", &format!("/1.0/instances/{name}/state?project={project}"), Some(&body))?;
     }
     Ok(())
 }
@@ -353,12 +289,8 @@ fn stop_containers(step: &Step) -> Result<(), SetupError> {
 /// The bridges that this Incus manages; it leaves them up when it ends.
 fn bridges() -> Result<Vec<String>, SetupError> {
     let networks = incus::list("/1.0/networks?recursion=1")?;
-    let managed = networks
-        .iter()
-        .filter(|network| network["managed"] == true && network["type"] == "bridge");
-    Ok(managed
-        .filter_map(|network| network["name"].as_str().map(str::to_owned))
-        .collect())
+    let managed = networks.iter().filter(|network| network["managed"] == true && network["type"] == "bridge");
+    Ok(managed.filter_map(|network| network["name"].as_str().map(str::to_owned)).collect())
 }
 
 /// Removes Incus's nft table, if Incus has emptied it.
@@ -375,25 +307,12 @@ fn remove_firewall_table() -> Result<(), SetupError> {
 /// Removes the cgroups that LXC leaves; those that are in use refuse, as they should.
 fn remove_cgroups() {
     let mut hierarchies = vec![PathBuf::from(CGROUPS)];
-    hierarchies.extend(
-        std::fs::read_dir(CGROUPS)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path()),
-    );
+    hierarchies.extend(std::fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path()));
     for hierarchy in hierarchies {
-        for entry in std::fs::read_dir(&hierarchy)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name == "lxc.pivot"
-                || name.starts_with("lxc.monitor.")
-                || name.starts_with("lxc.payload.")
-            {
+            if name == "lxc.pivot" || name.starts_with("lxc.monitor.") || name.starts_with("lxc.payload.") {
                 remove_tree(&entry.path());
             }
         }

@@ -73,11 +73,7 @@ impl Recipe {
                 hash.update(certificate);
             }
         }
-        hash.finalize()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn takes_authorities(&self) -> bool {
@@ -100,11 +96,7 @@ impl Image {
             .prefix(BUILD_PREFIX)
             .tempdir_in(&images)
             .map_err(io_error(&images, "create a directory in it"))?;
-        let build = Build {
-            root: work.path().join("rootfs"),
-            log: log_of(self.0.alias),
-            step,
-        };
+        let build = Build { root: work.path().join("rootfs"), log: log_of(self.0.alias), step };
         make_dir(&build.root)?;
         match &self.0.base {
             Base::Busybox => build.busybox()?,
@@ -117,21 +109,13 @@ impl Image {
         Cmd::new("tar")
             .arg("-C")
             .arg(work.path())
-            .args([
-                "--numeric-owner",
-                "--sort=name",
-                "--exclude=rootfs/dev/*",
-                "-I",
-                "zstd -q -T0 -3",
-                "-cf",
-            ])
+            .args(["--numeric-owner", "--sort=name", "--exclude=rootfs/dev/*", "-I", "zstd -q -T0 -3", "-cf"])
             .arg(&partial)
             .args(["metadata.yaml", "templates", "rootfs"])
             .limit(Duration::from_secs(600))
             .logged(&build.log)?;
         std::fs::rename(&partial, tarball).map_err(io_error(tarball, "move the image here"))?;
-        work.close()
-            .map_err(io_error(&images, "remove the build's directory"))
+        work.close().map_err(io_error(&images, "remove the build's directory"))
     }
 
     /// Writes what Incus wants to know about an image beside its root.
@@ -159,11 +143,7 @@ impl Image {
         make_dir(&templates)?;
         // JSON is YAML.
         write(&dir.join("metadata.yaml"), 0o644, &metadata.to_string())?;
-        write(
-            &templates.join("hostname.tpl"),
-            0o644,
-            "{{ container.name }}\n",
-        )?;
+        write(&templates.join("hostname.tpl"), 0o644, "{{ container.name }}\n")?;
         write(
             &templates.join("hosts.tpl"),
             0o644,
@@ -186,10 +166,7 @@ impl Item for Image {
     }
 
     fn by_hand(&self) -> String {
-        format!(
-            "see {}, then run this again",
-            log_of(self.0.alias).display()
-        )
+        format!("see {}, then run this again", log_of(self.0.alias).display())
     }
 
     fn look(&self) -> Result<Found, SetupError> {
@@ -232,12 +209,9 @@ impl Item for Image {
                 import(&tarball)?;
                 let images = incus::list("/1.0/images?recursion=1")?;
                 let imported = images.iter().find(|image| recipe(image) == Some(&hash));
-                imported
-                    .and_then(|image| image["fingerprint"].as_str())
-                    .map(str::to_owned)
-                    .ok_or_else(|| {
-                        incus::not_understood("/1.0/images", "the image just imported is not in it")
-                    })?
+                imported.and_then(|image| image["fingerprint"].as_str()).map(str::to_owned).ok_or_else(
+                    || incus::not_understood("/1.0/images", "the image just imported is not in it"),
+                )?
             }
         };
         // Only an image of ours can hold the alias here: `look` refuses another.
@@ -247,27 +221,18 @@ impl Item for Image {
                 incus::query("DELETE", &format!("/1.0/images/{old}"), None)?;
             }
         }
-        let target =
-            json!({ "name": alias, "target": fingerprint, "description": self.0.description });
+        let target = json!({ "name": alias, "target": fingerprint, "description": self.0.description });
         incus::query("POST", "/1.0/images/aliases", Some(&target))?;
         forget_others(alias, &tarball);
-        Ok(format!(
-            "image {}, recipe {}",
-            &fingerprint[..fingerprint.len().min(12)],
-            &hash[..12]
-        ))
+        Ok(format!("image {}, recipe {}", &fingerprint[..fingerprint.len().min(12)], &hash[..12]))
     }
 }
 
 /// The image that an alias stands for.
 fn holder<'a>(images: &'a [Value], alias: &str) -> Option<&'a Value> {
-    images.iter().find(|image| {
-        image["aliases"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|have| have["name"] == alias)
-    })
+    images
+        .iter()
+        .find(|image| image["aliases"].as_array().into_iter().flatten().any(|have| have["name"] == alias))
 }
 
 /// The hash of the recipe that an image was made from.
@@ -299,11 +264,7 @@ fn import(tarball: &Path) -> Result<(), SetupError> {
 /// Removes the tarballs of earlier recipes.
 fn forget_others(alias: &str, current: &Path) {
     let prefix = format!("{alias}-");
-    for entry in std::fs::read_dir(images_dir())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in std::fs::read_dir(images_dir()).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path() != current {
             // A tarball too many is no reason to fail.
             let _removed = std::fs::remove_file(entry.path());
@@ -318,10 +279,7 @@ fn authorities() -> Vec<(String, Vec<u8>)> {
     let mut found: Vec<_> = files
         .filter(|entry| entry.path().extension() == Some(OsStr::new("crt")))
         .filter_map(|entry| {
-            Some((
-                entry.file_name().to_string_lossy().into_owned(),
-                std::fs::read(entry.path()).ok()?,
-            ))
+            Some((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).ok()?))
         })
         .collect();
     found.sort();
@@ -344,13 +302,8 @@ impl Build<'_> {
         let bin = self.at("/bin");
         make_dir(&bin)?;
         let busybox = bin.join("busybox");
-        std::fs::copy("/bin/busybox", &busybox)
-            .map_err(io_error("/bin/busybox", "copy this file"))?;
-        for applet in Cmd::new(&busybox)
-            .arg("--list")
-            .output()?
-            .lines()
-            .filter(|applet| *applet != "busybox")
+        std::fs::copy("/bin/busybox", &busybox).map_err(io_error("/bin/busybox", "copy this file"))?;
+        for applet in Cmd::new(&busybox).arg("--list").output()?.lines().filter(|applet| *applet != "busybox")
         {
             let path = bin.join(applet);
             symlink("/bin/busybox", &path).map_err(io_error(path, "create this link"))?;
@@ -359,23 +312,13 @@ impl Build<'_> {
     }
 
     fn debian(&self, suite: &str, packages: &[&str]) -> Result<(), SetupError> {
-        self.step
-            .say(format!("debootstrap of Debian {suite}, about a minute"));
+        self.step.say(format!("debootstrap of Debian {suite}, about a minute"));
         let release = Release::of_machine()?;
         // Elsewhere than on Debian, debootstrap knows a mirror.
-        let sources = if release.id == "debian" {
-            Source::of_debian()
-        } else {
-            Vec::new()
-        };
+        let sources = if release.id == "debian" { Source::of_debian() } else { Vec::new() };
         let mirror = mirror_of(&sources, &release.codename).map(|source| source.uri.as_str());
         apart()
-            .args([
-                "debootstrap",
-                "--variant=minbase",
-                "--include=ca-certificates",
-                suite,
-            ])
+            .args(["debootstrap", "--variant=minbase", "--include=ca-certificates", suite])
             .arg(&self.root)
             .args(mirror)
             .limit(Duration::from_secs(900))
@@ -383,11 +326,7 @@ impl Build<'_> {
         if let Some(text) = sources_for(suite, &sources, &release.codename) {
             let old = self.at("/etc/apt/sources.list");
             std::fs::remove_file(&old).map_err(io_error(old, "remove this file"))?;
-            write(
-                &self.at("/etc/apt/sources.list.d/debian.sources"),
-                0o644,
-                &text,
-            )?;
+            write(&self.at("/etc/apt/sources.list.d/debian.sources"), 0o644, &text)?;
         }
         for (name, certificate) in authorities() {
             let path = self.at(EXTRA_CAS).join(name);
@@ -399,18 +338,9 @@ impl Build<'_> {
         let unsafe_io = self.at("/etc/dpkg/dpkg.cfg.d/coi-build");
         write(&unsafe_io, 0o644, "force-unsafe-io\n")?;
         write(&self.at("/etc/dpkg/dpkg.cfg.d/coi"), 0o644, LEAN)?;
-        self.step.say(format!(
-            "installing {} packages and what they need",
-            packages.len()
-        ));
+        self.step.say(format!("installing {} packages and what they need", packages.len()));
         self.inside(&["apt-get", "-q", "update"])?;
-        let mut install = vec![
-            "apt-get",
-            "-q",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-        ];
+        let mut install = vec!["apt-get", "-q", "install", "--yes", "--no-install-recommends"];
         install.extend(packages);
         self.inside(&install)?;
         self.inside(&["apt-get", "clean"])?;
@@ -446,11 +376,8 @@ impl Build<'_> {
         }
         for path in recipe.remove {
             let path = self.at(path);
-            let removed = if path.is_dir() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(io_error(path, "remove this"))?;
         }
         Ok(())
@@ -522,24 +449,14 @@ mod tests {
 
     #[test]
     fn a_recipe_is_known_by_what_goes_in() {
-        let (tiny, debian) = (
-            super::super::image_tiny::RECIPE,
-            super::super::image_debian::RECIPE,
-        );
+        let (tiny, debian) = (super::super::image_tiny::RECIPE, super::super::image_debian::RECIPE);
         let one = [("a.crt".to_owned(), b"x".to_vec())];
         let two = [("a.crt".to_owned(), b"y".to_vec())];
         assert_eq!(debian.hash(&one), debian.hash(&one));
         assert_ne!(debian.hash(&one), debian.hash(&two));
         assert_ne!(debian.hash(&[]), tiny.hash(&[]));
-        assert_eq!(
-            tiny.hash(&one),
-            tiny.hash(&two),
-            "busybox takes no certificates"
-        );
-        let other = Recipe {
-            description: "another",
-            ..super::super::image_tiny::RECIPE
-        };
+        assert_eq!(tiny.hash(&one), tiny.hash(&two), "busybox takes no certificates");
+        let other = Recipe { description: "another", ..super::super::image_tiny::RECIPE };
         assert_ne!(other.hash(&[]), tiny.hash(&[]));
         assert_eq!(tiny.hash(&[]).len(), 32);
     }
@@ -551,22 +468,13 @@ mod tests {
             suites: suites.iter().map(|suite| (*suite).into()).collect(),
         };
         let sources = [
-            source(
-                "http://m.test",
-                &["trixie", "trixie-updates", "trixie-backports"],
-            ),
+            source("http://m.test", &["trixie", "trixie-updates", "trixie-backports"]),
             source("http://other.test", &["stable"]),
             source("http://s.test", &["trixie-security"]),
         ];
         let text = sources_for("bookworm", &sources, "trixie").unwrap();
-        assert!(
-            text.contains("URIs: http://m.test\nSuites: bookworm bookworm-updates\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("URIs: http://s.test\nSuites: bookworm-security\n"),
-            "{text}"
-        );
+        assert!(text.contains("URIs: http://m.test\nSuites: bookworm bookworm-updates\n"), "{text}");
+        assert!(text.contains("URIs: http://s.test\nSuites: bookworm-security\n"), "{text}");
         assert!(!text.contains("other"), "{text}");
         assert_eq!(sources_for("bookworm", &[], "trixie"), None);
     }

@@ -6,26 +6,11 @@ use super::image::{Base, Recipe};
 pub(super) const RECIPE: Recipe = Recipe {
     alias: "coi-default",
     description: "COI's default image: Debian 12 with developer's tools",
-    base: Base::Debian {
-        suite: "bookworm",
-        packages: PACKAGES,
-    },
+    base: Base::Debian { suite: "bookworm", packages: PACKAGES },
     files: &[
-        (
-            "/etc/systemd/network/eth0.network",
-            0o644,
-            "[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\n",
-        ),
-        (
-            "/etc/systemd/system/service.d/container.conf",
-            0o644,
-            CONTAINER,
-        ),
-        (
-            "/etc/sudoers.d/code",
-            0o440,
-            "code ALL=(ALL) NOPASSWD: ALL\n",
-        ),
+        ("/etc/systemd/network/eth0.network", 0o644, "[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\n"),
+        ("/etc/systemd/system/service.d/container.conf", 0o644, CONTAINER),
+        ("/etc/sudoers.d/code", 0o440, "code ALL=(ALL) NOPASSWD: ALL\n"),
         ("/etc/default/locale", 0o644, "LANG=C.UTF-8\n"),
         ("/etc/machine-id", 0o444, ""),
     ],
@@ -38,39 +23,16 @@ pub(super) const RECIPE: Recipe = Recipe {
         ("/etc/systemd/system/dpkg-db-backup.timer", "/dev/null"),
         ("/etc/systemd/system/e2scrub_all.timer", "/dev/null"),
         ("/etc/systemd/system/fstrim.timer", "/dev/null"),
-        (
-            "/etc/systemd/system/systemd-networkd-wait-online.service",
-            "/dev/null",
-        ),
+        ("/etc/systemd/system/systemd-networkd-wait-online.service", "/dev/null"),
     ],
     commands: &[
-        &[
-            "useradd",
-            "--create-home",
-            "--shell",
-            "/bin/bash",
-            "--uid",
-            "1000",
-            "code",
-        ],
-        &[
-            "systemctl",
-            "enable",
-            "systemd-networkd",
-            "systemd-resolved",
-        ],
+        &["useradd", "--create-home", "--shell", "/bin/bash", "--uid", "1000", "code"],
+        &["systemctl", "enable", "systemd-networkd", "systemd-resolved"],
         &["systemctl", "disable", "ssh.service"],
         &["update-ca-certificates"],
         // Host keys that all containers share would be worse than none: `ssh-keygen -A` makes a container its own.
         &["find", "/etc/ssh", "-name", "ssh_host_*", "-delete"],
-        &[
-            "find",
-            "/var/lib/apt/lists",
-            "/var/log",
-            "-type",
-            "f",
-            "-delete",
-        ],
+        &["find", "/var/lib/apt/lists", "/var/log", "-type", "f", "-delete"],
     ],
     remove: &["/etc/hostname"],
 };

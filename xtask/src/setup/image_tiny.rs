@@ -18,11 +18,7 @@ pub(super) const RECIPE: Recipe = Recipe {
              code:x:1000:1000:code:/home/code:/bin/sh\n\
              nobody:x:65534:65534:nobody:/:/bin/false\n",
         ),
-        (
-            "/etc/group",
-            0o644,
-            "root:x:0:\ncode:x:1000:\nnogroup:x:65534:\n",
-        ),
+        ("/etc/group", 0o644, "root:x:0:\ncode:x:1000:\nnogroup:x:65534:\n"),
         ("/etc/shadow", 0o600, "root:!::0:::::\ncode:!::0:::::\n"),
         ("/etc/os-release", 0o644, "ID=coi-tiny\nNAME=coi-tiny\n"),
     ],
@@ -51,8 +47,7 @@ pub(super) const RECIPE: Recipe = Recipe {
 };
 
 /// Something has to be respawned, or init ends up in a busy loop; a stop comes as a signal.
-const INITTAB: &str =
-    "::sysinit:/etc/rc\n::respawn:/bin/sleep 2147483647\n::ctrlaltdel:/sbin/poweroff\n";
+const INITTAB: &str = "::sysinit:/etc/rc\n::respawn:/bin/sleep 2147483647\n::ctrlaltdel:/sbin/poweroff\n";
 
 const RC: &str = "\
 #!/bin/sh

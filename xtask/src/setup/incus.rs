@@ -24,16 +24,9 @@ const BRIDGE: &str = "incusbr0";
 
 /// Incus's API socket: where `INCUS_SOCKET` or `INCUS_DIR` say, as for Incus's own client.
 pub(super) fn socket() -> PathBuf {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    set("INCUS_SOCKET").unwrap_or_else(|| {
-        set("INCUS_DIR")
-            .unwrap_or_else(|| "/var/lib/incus".into())
-            .join("unix.socket")
-    })
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("INCUS_SOCKET")
+        .unwrap_or_else(|| set("INCUS_DIR").unwrap_or_else(|| "/var/lib/incus".into()).join("unix.socket"))
 }
 
 /// Whether an Incus answers on the socket.
@@ -49,18 +42,13 @@ fn ask(socket: &Path) -> io::Result<()> {
     stream.write_all(b"GET /1.0 HTTP/1.0\r\nHost: incus\r\n\r\n")?;
     let mut status = [0; 12];
     stream.read_exact(&mut status)?;
-    if status.ends_with(b" 200") {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::InvalidData.into())
-    }
+    if status.ends_with(b" 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// A request to the local Incus, answered with its metadata.
 pub(super) fn query(method: &str, path: &str, body: Option<&Value>) -> Result<Value, SetupError> {
-    let mut command = Cmd::new("incus")
-        .args(["query", "--wait", "-X", method])
-        .limit(Duration::from_secs(90));
+    let mut command =
+        Cmd::new("incus").args(["query", "--wait", "-X", method]).limit(Duration::from_secs(90));
     if let Some(body) = body {
         command = command.arg("-d").arg(body.to_string());
     }
@@ -76,10 +64,7 @@ pub(super) fn get(path: &str) -> Result<Value, SetupError> {
 }
 
 pub(super) fn not_understood(request: &str, why: &str) -> SetupError {
-    SetupError::Answer {
-        request: request.to_owned(),
-        why: why.to_owned(),
-    }
+    SetupError::Answer { request: request.to_owned(), why: why.to_owned() }
 }
 
 /// The objects of a collection.
@@ -123,28 +108,16 @@ impl Item for Daemon {
                 )));
             }
             Err(error) => {
-                return Ok(Found::Missing(format!(
-                    "no Incus answers on {} ({error})",
-                    socket.display()
-                )));
+                return Ok(Found::Missing(format!("no Incus answers on {} ({error})", socket.display())));
             }
         }
         let has_pool = !list("/1.0/storage-pools?recursion=1")?.is_empty();
-        let whose = if host::is_ours() {
-            "started by setup"
-        } else {
-            "not started by setup"
-        };
+        let whose = if host::is_ours() { "started by setup" } else { "not started by setup" };
         if has_pool {
             let server = get("/1.0")?;
-            let version = server["environment"]["server_version"]
-                .as_str()
-                .unwrap_or("of unknown version")
-                .to_owned();
-            Ok(Found::Present(format!(
-                "{version} on {}, {whose}",
-                socket.display()
-            )))
+            let version =
+                server["environment"]["server_version"].as_str().unwrap_or("of unknown version").to_owned();
+            Ok(Found::Present(format!("{version} on {}, {whose}", socket.display())))
         } else if host::may_configure() {
             Ok(Found::Missing("Incus runs but has no storage pool".into()))
         } else {
@@ -166,9 +139,7 @@ impl Item for Daemon {
         }
         let before = default_routes()?;
         let address = bridge_address()?;
-        step.say(format!(
-            "creating pool {POOL} and bridge {BRIDGE} with {address}"
-        ));
+        step.say(format!("creating pool {POOL} and bridge {BRIDGE} with {address}"));
         preseed(&address)?;
         let after = default_routes()?;
         if before != after {
@@ -208,18 +179,12 @@ fn devices(pool: &str, network: &str) -> Value {
 }
 
 fn default_routes() -> Result<String, SetupError> {
-    Ok(Cmd::new("ip")
-        .args(["-4", "route", "show", "default"])
-        .output()?
-        .trim()
-        .replace('\n', ", "))
+    Ok(Cmd::new("ip").args(["-4", "route", "show", "default"]).output()?.trim().replace('\n', ", "))
 }
 
 /// An address for a bridge whose network nothing on this machine uses.
 fn bridge_address() -> Result<Ipv4Net, SetupError> {
-    let taken = Cmd::new("ip")
-        .args(["-j", "-4", "route", "show", "table", "all"])
-        .output()?;
+    let taken = Cmd::new("ip").args(["-j", "-4", "route", "show", "table", "all"]).output()?;
     free_subnet(&destinations(&taken)?).ok_or_else(|| {
         SetupError::Incus(
             "every network 10.x.77.0/24 is routed already on this machine; \
@@ -231,16 +196,12 @@ fn bridge_address() -> Result<Ipv4Net, SetupError> {
 
 /// The destinations in what `ip -j route` prints; the default route is none.
 fn destinations(json: &str) -> Result<Vec<Ipv4Net>, SetupError> {
-    let routes: Vec<Value> = serde_json::from_str(json)
-        .map_err(|error| not_understood("ip -j route", &error.to_string()))?;
+    let routes: Vec<Value> =
+        serde_json::from_str(json).map_err(|error| not_understood("ip -j route", &error.to_string()))?;
     Ok(routes
         .iter()
         .filter_map(|route| route["dst"].as_str())
-        .filter_map(|dst| {
-            dst.parse()
-                .ok()
-                .or_else(|| Some(Ipv4Net::from(dst.parse::<Ipv4Addr>().ok()?)))
-        })
+        .filter_map(|dst| dst.parse().ok().or_else(|| Some(Ipv4Net::from(dst.parse::<Ipv4Addr>().ok()?))))
         .collect())
 }
 
@@ -249,9 +210,7 @@ fn free_subnet(taken: &[Ipv4Net]) -> Option<Ipv4Net> {
     // Not from the low end, where private networks usually begin.
     (99..=255).chain(1..99).find_map(|x| {
         let address = Ipv4Net::new(Ipv4Addr::new(10, x, 77, 1), 24).ok()?;
-        let free = !taken
-            .iter()
-            .any(|net| net.contains(&address.trunc()) || address.trunc().contains(net));
+        let free = !taken.iter().any(|net| net.contains(&address.trunc()) || address.trunc().contains(net));
         free.then_some(address)
     })
 }
@@ -281,22 +240,18 @@ impl Item for Profile {
             return Ok(Found::Missing("needs a running Incus".into()));
         }
         let profiles = list("/1.0/profiles?recursion=1")?;
-        Ok(
-            match profiles.iter().find(|profile| profile["name"] == PROFILE) {
-                Some(profile) => match root_and_nic(profile) {
-                    (Some(pool), Some(network)) => {
-                        Found::Present(format!("pool {pool}, network {network}"))
-                    }
-                    _ => {
-                        return Err(SetupError::Incus(format!(
-                            "the profile {PROFILE} lacks a root disk with a pool or a card with a network; \
+        Ok(match profiles.iter().find(|profile| profile["name"] == PROFILE) {
+            Some(profile) => match root_and_nic(profile) {
+                (Some(pool), Some(network)) => Found::Present(format!("pool {pool}, network {network}")),
+                _ => {
+                    return Err(SetupError::Incus(format!(
+                        "the profile {PROFILE} lacks a root disk with a pool or a card with a network; \
                          remove it with `incus profile delete {PROFILE}` and run this again"
-                        )));
-                    }
-                },
-                None => Found::Missing(format!("a profile {PROFILE} in Incus")),
+                    )));
+                }
             },
-        )
+            None => Found::Missing(format!("a profile {PROFILE} in Incus")),
+        })
     }
 
     fn make(&self, _step: &Step) -> Result<String, SetupError> {
@@ -338,10 +293,7 @@ fn some_or(
         return Ok(name);
     }
     let objects = list(path)?;
-    let first = objects
-        .iter()
-        .find(|object| fits(object))
-        .and_then(|object| object["name"].as_str());
+    let first = objects.iter().find(|object| fits(object)).and_then(|object| object["name"].as_str());
     first
         .map(str::to_owned)
         .ok_or_else(|| SetupError::Incus(format!("Incus has no {what}; make one with `{remedy}`")))
@@ -350,17 +302,11 @@ fn some_or(
 /// The pool of a profile's root disk, and the managed network of its network card.
 fn root_and_nic(profile: &Value) -> (Option<String>, Option<String>) {
     let device = |fits: &dyn Fn(&Value) -> bool, key: &str| {
-        let device = profile["devices"]
-            .as_object()?
-            .values()
-            .find(|device| fits(device))?;
+        let device = profile["devices"].as_object()?.values().find(|device| fits(device))?;
         device[key].as_str().map(str::to_owned)
     };
     (
-        device(
-            &|device| device["type"] == "disk" && device["path"] == "/",
-            "pool",
-        ),
+        device(&|device| device["type"] == "disk" && device["path"] == "/", "pool"),
         // A card outside Incus's networks names the bridge that it is plugged into, and no network.
         device(&|device| device["type"] == "nic", "network"),
     )
@@ -378,25 +324,17 @@ mod tests {
     fn the_first_free_subnet() {
         assert_eq!(free_subnet(&[]).unwrap().to_string(), "10.99.77.1/24");
         assert_eq!(
-            free_subnet(&nets(&["10.99.0.0/16", "10.100.77.128/25"]))
-                .unwrap()
-                .to_string(),
+            free_subnet(&nets(&["10.99.0.0/16", "10.100.77.128/25"])).unwrap().to_string(),
             "10.101.77.1/24"
         );
-        assert_eq!(
-            free_subnet(&nets(&["10.99.77.5/32"])).unwrap().to_string(),
-            "10.100.77.1/24"
-        );
+        assert_eq!(free_subnet(&nets(&["10.99.77.5/32"])).unwrap().to_string(), "10.100.77.1/24");
         assert_eq!(free_subnet(&nets(&["10.0.0.0/8"])), None);
     }
 
     #[test]
     fn routes() {
         let json = r#"[{"dst":"default","gateway":"192.0.2.1"},{"dst":"192.0.2.0/24"},{"type":"local","dst":"10.1.2.3"}]"#;
-        assert_eq!(
-            destinations(json).unwrap(),
-            nets(&["192.0.2.0/24", "10.1.2.3/32"])
-        );
+        assert_eq!(destinations(json).unwrap(), nets(&["192.0.2.0/24", "10.1.2.3/32"]));
         assert!(destinations("no").is_err());
     }
 

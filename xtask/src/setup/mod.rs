@@ -54,11 +54,7 @@ pub(crate) enum SetupError {
     Run(#[from] RunError),
     /// A file or directory could not be used.
     #[error("{}: cannot {what}: {source}", .path.display())]
-    Io {
-        path: PathBuf,
-        what: &'static str,
-        source: io::Error,
-    },
+    Io { path: PathBuf, what: &'static str, source: io::Error },
     /// What was asked for needs root.
     #[error("this needs root; run: sudo {} setup {arguments}", this_program())]
     NotRoot { arguments: &'static str },
@@ -66,9 +62,7 @@ pub(crate) enum SetupError {
     #[error("cannot {what}: {source}")]
     Kernel { what: String, source: nix::Error },
     /// Packages that can only be installed with apt.
-    #[error(
-        "this machine has no apt-get; install what its own package manager calls these: {packages}"
-    )]
+    #[error("this machine has no apt-get; install what its own package manager calls these: {packages}")]
     NoApt { packages: String },
     /// There is no package of the wanted version.
     #[error("{what}")]
@@ -86,10 +80,8 @@ pub(crate) enum SetupError {
 
 /// This program, for a `sudo` that has no cargo on its PATH.
 fn this_program() -> String {
-    std::env::current_exe().map_or_else(
-        |_| "target/debug/xtask".into(),
-        |program| program.display().to_string(),
-    )
+    std::env::current_exe()
+        .map_or_else(|_| "target/debug/xtask".into(), |program| program.display().to_string())
 }
 
 /// A step's context for what the standard library says.
@@ -137,9 +129,7 @@ fn items() -> Vec<Box<dyn Item>> {
 /// Makes sure that the machine is set up: what tests and the demo call first.
 pub(crate) fn ensure() -> Result<Ready, SetupError> {
     walk(&Args::default())?;
-    Ok(Ready {
-        incus_socket: incus::socket(),
-    })
+    Ok(Ready { incus_socket: incus::socket() })
 }
 
 /// Does what the command line asks for.
@@ -169,17 +159,10 @@ fn walk(args: &Args) -> Result<(), SetupError> {
         step.end(mark, &detail);
     }
     if unready.is_empty() {
-        anstream::eprintln!(
-            "{:>9} {:<20} {:>6.1} s",
-            "ready",
-            "",
-            begun.elapsed().as_secs_f64()
-        );
+        anstream::eprintln!("{:>9} {:<20} {:>6.1} s", "ready", "", begun.elapsed().as_secs_f64());
         Ok(())
     } else {
-        Err(SetupError::Unready {
-            names: unready.join(", "),
-        })
+        Err(SetupError::Unready { names: unready.join(", ") })
     }
 }
 
@@ -199,24 +182,14 @@ fn visit(item: &dyn Item, args: &Args, unready: &[&str], step: &Step) -> (Mark, 
     if item.system() && !geteuid().is_root() {
         let arguments = "--system";
         let error = SetupError::NotRoot { arguments };
-        return (
-            Mark::Failed,
-            format!("missing: {missing}\n          {error}"),
-        );
+        return (Mark::Failed, format!("missing: {missing}\n          {error}"));
     }
-    let made = if item.system() {
-        make_alone(item, step)
-    } else {
-        item.make(step)
-    };
+    let made = if item.system() { make_alone(item, step) } else { item.make(step) };
     match made {
         Ok(detail) => (Mark::Made, detail),
         Err(error) => {
             let by_hand = item.by_hand();
-            (
-                Mark::Failed,
-                format!("{error}\n          by hand: {by_hand}"),
-            )
+            (Mark::Failed, format!("{error}\n          by hand: {by_hand}"))
         }
     }
 }

@@ -81,9 +81,7 @@ impl Item for BpfLinker {
     }
 
     fn look(&self) -> Result<Found, SetupError> {
-        let program = cargo_bin()
-            .map(|bin| bin.join("bpf-linker"))
-            .filter(|program| program.is_file());
+        let program = cargo_bin().map(|bin| bin.join("bpf-linker")).filter(|program| program.is_file());
         let program = program.unwrap_or_else(|| "bpf-linker".into());
         let version = Cmd::new(&program).arg("--version").output();
         Ok(match version.ok().as_deref().and_then(version_in) {
@@ -94,22 +92,13 @@ impl Item for BpfLinker {
     }
 
     fn make(&self, step: &Step) -> Result<String, SetupError> {
-        step.say(format!(
-            "compiling bpf-linker {BPF_LINKER}, about two minutes"
-        ));
+        step.say(format!("compiling bpf-linker {BPF_LINKER}, about two minutes"));
         let log = cache_dir()?.join("bpf-linker.log");
         let target = cache_dir()?.join("bpf-linker-build");
         make_dir(&target)?;
         // A target directory of its own: that of the caller may be locked by a build that waits for this one.
         Cmd::new("cargo")
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER,
-                "--locked",
-                "--force",
-            ])
+            .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--force"])
             .env("CARGO_TARGET_DIR", &target)
             .dir(&target)
             .limit(Duration::from_secs(1800))
@@ -122,29 +111,22 @@ impl Item for BpfLinker {
 /// The version of the rustc that builds this workspace.
 fn rustc_version() -> Result<String, SetupError> {
     let printed = Cmd::new("rustc").arg("--version").output()?;
-    version_in(&printed)
-        .map(str::to_owned)
-        .ok_or_else(|| SetupError::Unavailable {
-            what: format!(
-                "`rustc --version` printed no version but `{}`; reinstall the toolchain",
-                printed.trim()
-            ),
-        })
+    version_in(&printed).map(str::to_owned).ok_or_else(|| SetupError::Unavailable {
+        what: format!(
+            "`rustc --version` printed no version but `{}`; reinstall the toolchain",
+            printed.trim()
+        ),
+    })
 }
 
 /// The second word of `rustc 1.95.0 (hash date)` and the like, if it is a version.
 fn version_in(printed: &str) -> Option<&str> {
-    printed
-        .split_whitespace()
-        .nth(1)
-        .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+    printed.split_whitespace().nth(1).filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 /// The sources in the cache, if they are needed: where the toolchain has its own, cargo finds them.
 pub(super) fn cached_library() -> Option<PathBuf> {
-    let cached = cache_dir()
-        .ok()?
-        .join(format!("rust-src-{}/library", rustc_version().ok()?));
+    let cached = cache_dir().ok()?.join(format!("rust-src-{}/library", rustc_version().ok()?));
     (!is_library(&sysroot_library().ok()?) && is_library(&cached)).then_some(cached)
 }
 
@@ -155,17 +137,11 @@ fn sysroot_library() -> Result<PathBuf, SetupError> {
 
 /// Whether a directory holds what `-Z build-std=core` reads.
 fn is_library(library: &Path) -> bool {
-    ["Cargo.lock", "core/src/lib.rs", "alloc/src/lib.rs"]
-        .iter()
-        .all(|file| library.join(file).is_file())
+    ["Cargo.lock", "core/src/lib.rs", "alloc/src/lib.rs"].iter().all(|file| library.join(file).is_file())
 }
 
 fn cache_dir() -> Result<PathBuf, SetupError> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_CACHE_HOME")
         .or_else(|| Some(set("HOME")?.join(".cache")))
         .map(|cache| cache.join("coi"))
@@ -193,9 +169,7 @@ fn rustup() -> Result<(), SetupError> {
 /// Unpacks Debian's package of exactly that version into the cache.
 fn from_debian(version: &str, step: &Step) -> Result<PathBuf, SetupError> {
     if !(on_path("apt-get") && on_path("dpkg")) || Release::of_machine()?.id != "debian" {
-        return Err(SetupError::Unavailable {
-            what: "this machine is not a Debian".into(),
-        });
+        return Err(SetupError::Unavailable { what: "this machine is not a Debian".into() });
     }
     let sources = Source::of_debian();
     let codename = Release::of_machine()?.codename;
@@ -204,21 +178,14 @@ fn from_debian(version: &str, step: &Step) -> Result<PathBuf, SetupError> {
     })?;
     let cache = cache_dir()?;
     make_dir(&cache)?;
-    let work =
-        tempfile::tempdir_in(&cache).map_err(io_error(&cache, "create a directory in it"))?;
+    let work = tempfile::tempdir_in(&cache).map_err(io_error(&cache, "create a directory in it"))?;
     let mut seen = Vec::new();
     for suite in DEBIAN_SUITES {
-        step.say(format!(
-            "looking for rust-src {version} in Debian's {suite}"
-        ));
+        step.say(format!("looking for rust-src {version} in Debian's {suite}"));
         let apt = PrivateApt::new(&work.path().join(suite), &mirror.uri, suite)?;
         let offered = apt.versions("rust-src")?;
         let Some(package) = offered.iter().find(|offered| upstream(offered) == version) else {
-            seen.extend(
-                offered
-                    .into_iter()
-                    .map(|offered| format!("{offered} in {suite}")),
-            );
+            seen.extend(offered.into_iter().map(|offered| format!("{offered} in {suite}")));
             continue;
         };
         step.say(format!("downloading rust-src {package}"));
@@ -229,10 +196,7 @@ fn from_debian(version: &str, step: &Step) -> Result<PathBuf, SetupError> {
         );
     }
     Err(SetupError::Unavailable {
-        what: format!(
-            "Debian has no rust-src of exactly {version} (it has {})",
-            seen.join(", ")
-        ),
+        what: format!("Debian has no rust-src of exactly {version} (it has {})", seen.join(", ")),
     })
 }
 
@@ -244,12 +208,7 @@ fn upstream(version: &str) -> &str {
 
 fn unpack(package: &Path, work: &Path, target: &Path) -> Result<PathBuf, SetupError> {
     let unpacked = work.join("unpacked");
-    Cmd::new("dpkg")
-        .arg("-x")
-        .arg(package)
-        .arg(&unpacked)
-        .limit(Duration::from_secs(120))
-        .output()?;
+    Cmd::new("dpkg").arg("-x").arg(package).arg(&unpacked).limit(Duration::from_secs(120)).output()?;
     let sources = unpacked.join("usr/src");
     let found = std::fs::read_dir(&sources)
         .map_err(io_error(&sources, "read this directory"))?
@@ -265,8 +224,7 @@ fn unpack(package: &Path, work: &Path, target: &Path) -> Result<PathBuf, SetupEr
         std::fs::remove_dir_all(&library).map_err(io_error(&library, "remove this directory"))?;
     }
     make_dir(target)?;
-    std::fs::rename(found.join("library"), &library)
-        .map_err(io_error(&library, "move the sources here"))?;
+    std::fs::rename(found.join("library"), &library).map_err(io_error(&library, "move the sources here"))?;
     Ok(library)
 }
 
@@ -281,21 +239,10 @@ impl PrivateApt {
             make_dir(&dir.join(part))?;
         }
         let list = dir.join("sources.list");
-        std::fs::write(
-            &list,
-            format!(
-                "deb [signed-by={}] {mirror} {suite} main\n",
-                apt::DEBIAN_KEYRING
-            ),
-        )
-        .map_err(io_error(&list, "write this file"))?;
-        let apt = Self {
-            dir: dir.to_owned(),
-        };
-        apt.command("apt-get")
-            .arg("update")
-            .limit(Duration::from_secs(180))
-            .output()?;
+        std::fs::write(&list, format!("deb [signed-by={}] {mirror} {suite} main\n", apt::DEBIAN_KEYRING))
+            .map_err(io_error(&list, "write this file"))?;
+        let apt = Self { dir: dir.to_owned() };
+        apt.command("apt-get").arg("update").limit(Duration::from_secs(180)).output()?;
         Ok(apt)
     }
 
@@ -314,10 +261,7 @@ impl PrivateApt {
     }
 
     fn versions(&self, package: &str) -> Result<Vec<String>, SetupError> {
-        let table = self
-            .command("apt-cache")
-            .args(["madison", package])
-            .output()?;
+        let table = self.command("apt-cache").args(["madison", package]).output()?;
         Ok(madison(&table))
     }
 
@@ -340,10 +284,7 @@ impl PrivateApt {
 
 /// The versions in what `apt-cache madison` prints: `package | version | source`.
 fn madison(table: &str) -> Vec<String> {
-    table
-        .lines()
-        .filter_map(|line| Some(line.split('|').nth(1)?.trim().to_owned()))
-        .collect()
+    table.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim().to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -352,10 +293,7 @@ mod tests {
 
     #[test]
     fn versions_of_programs() {
-        assert_eq!(
-            version_in("rustc 1.95.0 (59807616e 2026-04-14)\n"),
-            Some("1.95.0")
-        );
+        assert_eq!(version_in("rustc 1.95.0 (59807616e 2026-04-14)\n"), Some("1.95.0"));
         assert_eq!(version_in("bpf-linker 0.10.4\n"), Some("0.10.4"));
         assert_eq!(version_in("command not found"), None);
         assert_eq!(version_in(""), None);
@@ -365,17 +303,14 @@ mod tests {
     fn upstream_versions() {
         assert_eq!(upstream("1.95.0+dfsg1-1~bpo13+1"), "1.95.0");
         assert_eq!(upstream("1:1.95.0-2"), "1.95.0");
-        assert_eq!(
-            upstream("1.95.0~beta.2+dfsg1-1"),
-            "1.95.0~beta.2",
-            "a beta is another version"
-        );
+        assert_eq!(upstream("1.95.0~beta.2+dfsg1-1"), "1.95.0~beta.2", "a beta is another version");
         assert_eq!(upstream("1.95.0"), "1.95.0");
     }
 
     #[test]
     fn versions_of_packages() {
-        let table = "  rust-src | 1.95.0+dfsg1-1~bpo13+1 | http://m.test trixie-backports/main amd64 Packages\n";
+        let table =
+            "  rust-src | 1.95.0+dfsg1-1~bpo13+1 | http://m.test trixie-backports/main amd64 Packages\n";
         assert_eq!(madison(table), ["1.95.0+dfsg1-1~bpo13+1"]);
         assert!(madison("").is_empty());
     }
