@@ -1,3 +1,5 @@
 //! COI runs AI coding agents in Incus system containers and watches them from the kernel.
 
+pub mod http;
+pub mod incus;
 pub mod monitor;
