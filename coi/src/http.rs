@@ -129,7 +129,7 @@ impl Client {
         let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_BODY).collect())
             .await
             .map_err(|_| call.too_late())?
-            .map_err(|e| call.nonsense(e))?;
+            .map_err(|e| call.nonsense(&e))?;
         Ok(Reply { status, body: body.to_bytes() })
     }
 
@@ -144,7 +144,7 @@ impl Client {
         let body = match body {
             Some(body) => Some(Bytes::from(serde_json::to_vec(body).map_err(|e| {
                 let call = Call { path: &self.path, name: format!("{method} {target}"), within };
-                call.nonsense(e)
+                call.nonsense(&e)
             })?)),
             None => None,
         };
@@ -187,7 +187,7 @@ impl Client {
         let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_BODY).collect())
             .await
             .map_err(|_| call.too_late())?
-            .map_err(|e| call.nonsense(e))?;
+            .map_err(|e| call.nonsense(&e))?;
         Ok(Err(Reply { status, body: body.to_bytes() }))
     }
 
@@ -197,7 +197,7 @@ impl Client {
             io::ErrorKind::NotFound => Error::NoSocket { path: self.path.clone() },
             io::ErrorKind::PermissionDenied => Error::NotPermitted { path: self.path.clone() },
             io::ErrorKind::ConnectionRefused => Error::Refused { path: self.path.clone() },
-            _ => call.nonsense(e),
+            _ => call.nonsense(&e),
         })
     }
 
@@ -212,7 +212,7 @@ impl Client {
         let stream = self.connect_by(call, deadline).await?;
         let exchange = async {
             let (mut sender, connection) =
-                http1::handshake(TokioIo::new(stream)).await.map_err(|e| call.nonsense(e))?;
+                http1::handshake(TokioIo::new(stream)).await.map_err(|e| call.nonsense(&e))?;
             let connection = Connection(tokio::spawn(async move {
                 // What goes wrong here is what `send_request` or the body report.
                 let _ = connection.await;
@@ -221,8 +221,8 @@ impl Client {
             if body.is_some() {
                 request = request.header(CONTENT_TYPE, "application/json");
             }
-            let request = request.body(Full::new(body.unwrap_or_default())).map_err(|e| call.nonsense(e))?;
-            let response = sender.send_request(request).await.map_err(|e| call.nonsense(e))?;
+            let request = request.body(Full::new(body.unwrap_or_default())).map_err(|e| call.nonsense(&e))?;
+            let response = sender.send_request(request).await.map_err(|e| call.nonsense(&e))?;
             Ok((response, connection))
         };
         timeout_at(deadline, exchange).await.map_err(|_| call.too_late())?
@@ -241,7 +241,7 @@ impl Call<'_> {
         Error::Deadline { path: self.path.to_owned(), call: self.name.clone(), within: self.within }
     }
 
-    fn nonsense(&self, why: impl ToString) -> Error {
+    fn nonsense(&self, why: &dyn ToString) -> Error {
         Error::Protocol { path: self.path.to_owned(), call: self.name.clone(), why: why.to_string() }
     }
 }

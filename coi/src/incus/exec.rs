@@ -178,15 +178,14 @@ async fn feed(socket: WebSocket, mut from: impl AsyncRead + Unpin) {
 async fn drain(mut socket: WebSocket, mut to: impl AsyncWrite + Unpin, broken: mpsc::Sender<i32>) {
     let mut open = true;
     while let Some(Ok(message)) = socket.next().await {
-        match message {
-            Message::Binary(data) if open => {
-                if to.write_all(&data).await.is_err() || to.flush().await.is_err() {
-                    open = false;
-                    let _ = broken.try_send(nix::libc::SIGPIPE);
-                }
-            }
+        let data = match message {
+            Message::Binary(data) => data,
             Message::Text(_) | Message::Close(_) => break,
-            _ => {}
+            _ => continue,
+        };
+        if open && (to.write_all(&data).await.is_err() || to.flush().await.is_err()) {
+            open = false;
+            let _ = broken.try_send(nix::libc::SIGPIPE);
         }
     }
 }

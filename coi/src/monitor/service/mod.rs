@@ -1,3 +1,4 @@
 //! The privileged daemon and its client.
 
 pub mod api;
+pub mod client;
