@@ -2,4 +2,5 @@
 
 pub mod http;
 pub mod incus;
+pub mod launch;
 pub mod monitor;
