@@ -1,24 +1,22 @@
 //! Containers: making, watching, starting, finding and removing them.
 
+use super::monitored::{Brake, Monitored};
 use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
 use super::{Error, Guest, Result, Signals, State, Workspace};
 use crate::incus::{self, Instance, Status};
-use crate::monitor::service::api::{Subject, Watch, WatchRequest};
-use crate::monitor::service::client::{self, Events};
+use crate::monitor::service::api::Subject;
+use crate::monitor::service::client;
 
 /// A container that runs and is watched.
 #[derive(Debug)]
 pub struct Container {
     pub(super) incus: incus::Client,
-    pub(super) daemon: client::Client,
     /// Its name.
     pub name: String,
-    /// The watch on it, as it was when it was armed.
-    pub watch: Watch,
-    pub(super) uuid: Option<String>,
+    uuid: Option<String>,
     pub(super) guest: Guest,
-    pub(super) events: Events,
+    pub(super) monitored: Monitored,
 }
 
 /// A container that exists, as COI's own.
@@ -50,8 +48,8 @@ impl Container {
         let name = create(&incus, workspace, image, signals).await?;
         // From here on there is something to be removed, whatever happens.
         let uuid = incus.instance(&name).await.ok().and_then(|i| i.uuid().map(str::to_owned));
-        match Self::begin(&incus, &daemon, &name, workspace, signals).await {
-            Ok((watch, events, guest)) => Ok(Self { incus, daemon, name, watch, uuid, guest, events }),
+        match Self::begin(&incus, daemon, &name, uuid.clone(), workspace, signals).await {
+            Ok(container) => Ok(container),
             Err(error) => {
                 // The first error is the one to show; the second only if it leaves something behind.
                 remove(&incus, &name, uuid.as_deref()).await?;
@@ -62,20 +60,21 @@ impl Container {
 
     async fn begin(
         incus: &incus::Client,
-        daemon: &client::Client,
+        daemon: client::Client,
         name: &str,
+        uuid: Option<String>,
         workspace: &Workspace,
         signals: &mut Signals,
-    ) -> Result<(Watch, Events, Guest)> {
+    ) -> Result<Self> {
         signals.check()?;
-        let (watch, events) = arm(daemon, name, true).await?;
+        let monitored = arm(incus, daemon, name, uuid.clone(), true).await?;
         signals.check()?;
         incus.start(name).await?;
         let guest = tokio::select! {
             guest = Guest::probe(incus, name, workspace) => guest?,
             signal = signals.next() => return Err(Error::Interrupted { signal }),
         };
-        Ok((watch, events, guest))
+        Ok(Self { incus: incus.clone(), name: name.to_owned(), uuid, guest, monitored })
     }
 
     /// A container of COI's that already runs, watched from now on if it was not.
@@ -87,31 +86,29 @@ impl Container {
             _ => {}
         }
         let workspace = Workspace::open(owned.workspace.as_ref())?;
-        let daemon = daemon.ensure().await?;
-        let (watch, events) = arm(&daemon, &name, owned.instance.ephemeral).await?;
-        let guest = Guest::probe(&incus, &name, &workspace).await?;
         let uuid = owned.instance.uuid().map(str::to_owned);
-        Ok(Self { incus, daemon, name, watch, uuid, guest, events })
+        let daemon = daemon.ensure().await?;
+        let monitored = arm(&incus, daemon, &name, uuid.clone(), owned.instance.ephemeral).await?;
+        let guest = Guest::probe(&incus, &name, &workspace).await?;
+        Ok(Self { incus, name, uuid, guest, monitored })
     }
 
-    /// Ends the container. Its watch ends with it: the daemon sees it vanish. Asking the daemon to forget
-    /// it by name would be wrong, for by then the name may be another container's.
+    /// Ends the container, and with it its watch.
     pub async fn remove(self) -> Result<()> {
         remove(&self.incus, &self.name, self.uuid.as_deref()).await
     }
 }
 
-/// Has a container watched, and opens the stream of what is seen.
-pub(super) async fn arm(
-    daemon: &client::Client,
+async fn arm(
+    incus: &incus::Client,
+    daemon: client::Client,
     name: &str,
+    uuid: Option<String>,
     ephemeral: bool,
-) -> Result<(Watch, Events), client::Error> {
+) -> Result<Monitored> {
     let subject = Subject::Container { name: name.to_owned() };
-    let request = WatchRequest { subject, respond: true, workspace: None, ephemeral };
-    let watch = daemon.watch(&request).await?;
-    let events = daemon.events(&watch.name).await?;
-    Ok((watch, events))
+    let brake = Brake::Instance { incus: incus.clone(), name: name.to_owned(), uuid };
+    Ok(Monitored::arm(daemon, subject, None, ephemeral, brake).await?)
 }
 
 /// Takes the first free slot. Making the container is what takes it; looking first only saves attempts.

@@ -11,6 +11,8 @@
 
 mod container;
 mod guest;
+mod host;
+mod monitored;
 mod run;
 mod shell;
 mod signals;
@@ -23,8 +25,9 @@ use std::path::PathBuf;
 
 pub use container::{Container, Owned, find, mine, of_workspace, remove};
 pub use guest::{Guest, shell_words};
+pub use host::{HostCommand, cgroup_root, watch};
 pub use run::{Outcome, run};
-pub use shell::{Ended, Tool, shell};
+pub use shell::{Ended, Tool, check_terminal, shell};
 pub use signals::Signals;
 pub use slot::SLOTS;
 pub use spec::{DEFAULT_IMAGE, GUEST_WORKSPACE};
@@ -148,6 +151,28 @@ pub enum Error {
         /// The system's word for it.
         why: String,
     },
+    /// The machine has no unified cgroup hierarchy.
+    #[error("no cgroup2 hierarchy is mounted here. Mount it: `mount -t cgroup2 none /sys/fs/cgroup`")]
+    NoCgroupHierarchy,
+    /// A file or directory of the host that is needed refuses.
+    #[error("{} cannot be used: {source}", what.display())]
+    Host {
+        /// Which.
+        what: PathBuf,
+        /// The system's word for it.
+        source: std::io::Error,
+    },
+    /// There is nothing to run.
+    #[error("no command was given")]
+    NoProgramGiven,
+    /// A program of the host could not be started.
+    #[error("{program} could not be started: {source}")]
+    NotStarted {
+        /// The program.
+        program: String,
+        /// The system's word for it.
+        source: std::io::Error,
+    },
     /// A signal asked us to stop.
     #[error("interrupted")]
     Interrupted {
@@ -221,7 +246,7 @@ pub enum MonitorLost {
     /// None does: the container is frozen.
     Frozen(client::Error),
     /// None does, and the container could not be frozen either.
-    Helpless(client::Error, incus::Error),
+    Helpless(client::Error, String),
 }
 
 #[cfg(test)]

@@ -4,16 +4,15 @@
 //! would have to learn anew.
 
 use std::io::IsTerminal;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::host::{code, hand_on};
+use super::monitored::is_over;
 use super::{Container, Error, Notices, Result, Signals};
-use crate::monitor::service::api::{ActionTaken, WatchState};
+use crate::monitor::service::api::ActionTaken;
 
 /// The name of the tmux session in the container.
 const SESSION: &str = "coi";
@@ -52,6 +51,12 @@ pub enum Ended {
     Killed(ActionTaken),
 }
 
+/// Whether there is a terminal to attach: better asked before a container is made for it.
+pub fn check_terminal() -> Result<()> {
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if terminal { Ok(()) } else { Err(Error::NoTerminal) }
+}
+
 /// Attaches the terminal to the container's session, and makes the session if there is none.
 pub async fn shell(
     container: &mut Container,
@@ -59,9 +64,7 @@ pub async fn shell(
     signals: &mut Signals,
     notices: &mut impl Notices,
 ) -> Result<Ended> {
-    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
-        return Err(Error::NoTerminal);
-    }
+    check_terminal()?;
     for program in ["tmux", tool.program()] {
         if !container.guest.has(program) {
             return Err(Error::NoProgram { name: container.name.clone(), program });
@@ -72,15 +75,16 @@ pub async fn shell(
     let status = loop {
         tokio::select! {
             status = client.wait() => break status,
-            state = container.follow(notices), if !gone => {
-                gone = matches!(state, WatchState::Killed | WatchState::Gone);
+            state = container.monitored.follow(notices), if !gone => {
+                gone = is_over(state);
             }
             // The terminal's own signals go to the session; these are for the terminal's client.
             signal = signals.next() => hand_on(&client, signal),
         }
     };
     let status = status.map_err(|e| Error::NoIncusClient { why: e.to_string() })?;
-    if let Some(action) = container.killed(&Some(Ok(code(status))), notices).await? {
+    // A container's end looks to the terminal's client like any other end.
+    if let Some(action) = container.monitored.killed(true, notices).await? {
         return Ok(Ended::Killed(action));
     }
     if container.has_session().await { Ok(Ended::Detached) } else { Ok(Ended::Over(code(status))) }
@@ -106,27 +110,14 @@ impl Container {
 
     /// Whether the session goes on. A frozen container cannot be asked: it has not ended.
     async fn has_session(&self) -> bool {
-        if self.vanished().await {
+        if self.monitored.is_empty().await {
             return false;
         }
         let words = ["tmux", "has-session", "-t", SESSION].map(str::to_owned).to_vec();
         let exec = self.guest.exec(words, "dumb");
         match timeout(ASK, self.incus.output(&self.name, &exec, ASK)).await {
             Ok(Ok(output)) => output.code == 0,
-            _ => !self.vanished().await,
+            _ => !self.monitored.is_empty().await,
         }
     }
-}
-
-fn hand_on(client: &Child, signal: i32) {
-    if let (Some(pid), Ok(signal)) =
-        (client.id().and_then(|p| i32::try_from(p).ok()), Signal::try_from(signal))
-    {
-        let _ = kill(Pid::from_raw(pid), signal);
-    }
-}
-
-fn code(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
