@@ -9,6 +9,8 @@
 mod link;
 mod proc;
 
+pub use proc::uid_map;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,

@@ -93,7 +93,7 @@ fn stream(pid: u32, fd: u32) -> Option<Stream> {
 }
 
 /// The user ids of a process's user namespace: first inside, first outside, how many.
-pub(super) fn uid_map(pid: u32) -> Option<Vec<[u32; 3]>> {
+pub fn uid_map(pid: u32) -> Option<Vec<[u32; 3]>> {
     fs::read_to_string(format!("/proc/{pid}/uid_map"))
         .ok()?
         .lines()
