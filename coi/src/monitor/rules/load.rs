@@ -19,8 +19,7 @@ use super::{
     model::{Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold},
     overrides::Amount,
     parser::{self, Node, Operand},
-    quantity,
-    testing,
+    quantity, testing,
 };
 use crate::monitor::event::{EventKind, Field, Type};
 

@@ -33,3 +33,6 @@ pub use engine::{Alert, Counters, Engine, Evidence};
 pub use error::{RuleError, RuleErrorKind};
 pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
+
+#[cfg(test)]
+mod tests;

@@ -419,3 +419,16 @@ fn datum(reader: &mut Reader<'_>, field: Field, value: &Spanned<DeValue<'_>>) ->
         }
     }
 }
+
+/// Events written as in a rule's tests, for the tests of this module itself.
+#[cfg(test)]
+pub(super) fn records(line_text: &str) -> Vec<TestRecord> {
+    let source = super::Source { name: "event".to_owned(), text: format!("line = {{ {line_text} }}") };
+    let table = DeTable::parse(&source.text).unwrap();
+    let mut errors = Vec::new();
+    let mut reader = Reader { file: super::error::file(&source), errors: &mut errors };
+    let (table, span) = reader.table(table.get_ref(), "line").unwrap();
+    let line = line(&mut reader, table, &span);
+    assert!(errors.is_empty(), "{line_text}: {errors:?}");
+    line.unwrap().records().collect()
+}
