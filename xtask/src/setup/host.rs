@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -58,6 +58,10 @@ pub(super) fn is_ours() -> bool {
 
 fn incusd() -> Option<Ours> {
     Ours::recorded("incusd.pid", "incusd")
+}
+
+fn lxcfs() -> Option<Ours> {
+    Ours::recorded("lxcfs.pid", "lxcfs")
 }
 
 /// Starts Incus: with the service manager, or where there is none, as a process of its own.
@@ -129,16 +133,7 @@ pub(super) fn become_incus() -> Result<(), SetupError> {
     setsid().map_err(kernel("start a session"))?;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(kernel("read the limit of open files"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(kernel("raise the limit of open files"))?;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(kernel("make a mount namespace"))?;
-    let none: Option<&str> = None;
-    // Mounts of the host still arrive here, none of ours leaves.
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
-        .map_err(kernel("detach the mount namespace"))?;
-    let cgroups = statfs(CGROUPS).map_err(kernel("look at /sys/fs/cgroup"))?;
-    if cgroups.filesystem_type() != CGROUP2_SUPER_MAGIC {
-        mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), MsFlags::empty(), none)
-            .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
-    }
+    enter_namespace()?;
     for dir in [LXCFS_MOUNT, "/var/log/incus"] {
         make_dir(Path::new(dir))?;
     }
@@ -149,6 +144,28 @@ pub(super) fn become_incus() -> Result<(), SetupError> {
     let error =
         Command::new("incusd").args(["--group", "incus-admin", "--logfile=/var/log/incus/incus.log"]).exec();
     Err(SetupError::Io { path: "incusd".into(), what: "run this program", source: error })
+}
+
+/// Enters a mount namespace in which /sys/fs/cgroup is a cgroup2.
+fn enter_namespace() -> Result<(), SetupError> {
+    // Left by an incusd that crashed: the containers that it left running were made in there.
+    if let Some(lxcfs) = lxcfs() {
+        let path = format!("/proc/{}/ns/mnt", lxcfs.0);
+        let namespace = File::open(&path).map_err(io_error(path, "open this namespace"))?;
+        return setns(namespace, CloneFlags::CLONE_NEWNS)
+            .map_err(kernel("enter the mount namespace of lxcfs"));
+    }
+    unshare(CloneFlags::CLONE_NEWNS).map_err(kernel("make a mount namespace"))?;
+    let none: Option<&str> = None;
+    // Mounts of the host still arrive here, none of ours leaves.
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
+        .map_err(kernel("detach the mount namespace"))?;
+    let cgroups = statfs(CGROUPS).map_err(kernel("look at /sys/fs/cgroup"))?;
+    if cgroups.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), MsFlags::empty(), none)
+            .map_err(kernel("mount cgroup2 on /sys/fs/cgroup"))?;
+    }
+    Ok(())
 }
 
 fn start_lxcfs() -> Result<(), SetupError> {
@@ -194,7 +211,10 @@ impl Ours {
     fn recorded(file: &str, program: &str) -> Option<Self> {
         let pid: i32 = std::fs::read_to_string(state().join(file)).ok()?.trim().parse().ok()?;
         let ours = Self(Pid::from_raw(pid));
-        (ours.program()?.file_name()? == program).then_some(ours)
+        let running = ours.program()?.file_name()?.to_string_lossy().into_owned();
+        // A package that was upgraded has replaced the file.
+        let running = running.strip_suffix(" (deleted)").unwrap_or(&running);
+        (running == program).then_some(ours)
     }
 
     fn program(&self) -> Option<PathBuf> {
@@ -237,25 +257,26 @@ pub(super) fn down() -> Result<(), SetupError> {
         return Err(SetupError::NotRoot { arguments: "--down" });
     }
     let step = Step::begin("incus");
-    let Some(incusd) = incusd() else {
+    let (incusd, lxcfs) = (incusd(), lxcfs());
+    if incusd.is_none() && lxcfs.is_none() {
         step.end(Mark::Ok, "setup has no Incus running");
         return Ok(());
-    };
-    let bridges = if incus::answers() {
-        stop_containers(&step)?;
-        let bridges = bridges()?;
-        step.say("shutting Incus down");
-        // Whether it could be asked nicely does not matter: the signals follow.
-        let _asked =
-            Cmd::new("incus").args(["admin", "shutdown", "--timeout", "20"]).limit(READY_WITHIN).output();
-        bridges
-    } else {
-        Vec::new()
-    };
-    if !incusd.gone_within(Duration::from_secs(10)) {
-        incusd.end(&[(Signal::SIGPWR, 30), (Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
     }
-    if let Some(lxcfs) = Ours::recorded("lxcfs.pid", "lxcfs") {
+    let mut bridges = Vec::new();
+    if let Some(incusd) = incusd {
+        if incus::answers() {
+            stop_containers(&step)?;
+            bridges = managed_bridges()?;
+            step.say("shutting Incus down");
+            // Whether it could be asked nicely does not matter: signals follow.
+            let _asked =
+                Cmd::new("incus").args(["admin", "shutdown", "--timeout", "20"]).limit(READY_WITHIN).output();
+        }
+        if !incusd.gone_within(Duration::from_secs(10)) {
+            incusd.end(&[(Signal::SIGPWR, 30), (Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
+        }
+    }
+    if let Some(lxcfs) = lxcfs {
         lxcfs.end(&[(Signal::SIGTERM, 5), (Signal::SIGKILL, 5)])?;
     }
     for file in ["incusd.pid", "lxcfs.pid"] {
@@ -287,7 +308,7 @@ fn stop_containers(step: &Step) -> Result<(), SetupError> {
 }
 
 /// The bridges that this Incus manages; it leaves them up when it ends.
-fn bridges() -> Result<Vec<String>, SetupError> {
+fn managed_bridges() -> Result<Vec<String>, SetupError> {
     let networks = incus::list("/1.0/networks?recursion=1")?;
     let managed = networks.iter().filter(|network| network["managed"] == true && network["type"] == "bridge");
     Ok(managed.filter_map(|network| network["name"].as_str().map(str::to_owned)).collect())

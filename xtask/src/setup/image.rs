@@ -253,7 +253,8 @@ fn log_of(alias: &str) -> PathBuf {
 
 fn import(tarball: &Path) -> Result<(), SetupError> {
     Cmd::new("incus")
-        .args(["image", "import", "--quiet"])
+        // The user's client may be switched to another project.
+        .args(["image", "import", "--quiet", "--project", "default"])
         .arg(tarball)
         .arg("local:")
         .limit(Duration::from_secs(300))
@@ -261,14 +262,20 @@ fn import(tarball: &Path) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Removes the tarballs of earlier recipes.
+/// Removes the tarballs of earlier recipes, and what a build that was killed left.
 fn forget_others(alias: &str, current: &Path) {
-    let prefix = format!("{alias}-");
+    let tarball = format!("{alias}-");
     for entry in std::fs::read_dir(images_dir()).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path() != current {
-            // A tarball too many is no reason to fail.
-            let _removed = std::fs::remove_file(entry.path());
-        }
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        // A file too many is no reason to fail.
+        let _removed = if name.starts_with(BUILD_PREFIX) {
+            std::fs::remove_dir_all(path)
+        } else if name.starts_with(&tarball) && path != current {
+            std::fs::remove_file(path)
+        } else {
+            Ok(())
+        };
     }
 }
 

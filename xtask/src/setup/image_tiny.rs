@@ -5,7 +5,7 @@ use super::image::{Base, Recipe};
 /// Static busybox, an address by DHCP, and the user `code`.
 pub(super) const RECIPE: Recipe = Recipe {
     alias: "coi-tiny",
-    description: "COI's test image: static busybox",
+    description: "COI's test image: busybox",
     base: Base::Busybox,
     files: &[
         ("/etc/inittab", 0o644, INITTAB),
