@@ -162,6 +162,7 @@ fn of_incus(error: &incus::Error) -> Code {
             Code::INCUS
         }
         incus::Error::NotFound { .. } => Code::NOT_FOUND,
+        incus::Error::NotStarted { code, .. } => Code::of_command(*code),
         incus::Error::Exists { .. } | incus::Error::Refused { .. } => Code::FAILURE,
     }
 }

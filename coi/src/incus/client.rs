@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,13 @@ const CHANGE: Duration = Duration::from_secs(60);
 
 /// How long making an instance may take: a large image may have to be unpacked first.
 const CREATE: Duration = Duration::from_secs(600);
+
+/// How long to try again while something else happens to an instance, and how often.
+const BUSY: Duration = Duration::from_secs(10);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How Incus says that something else happens to an instance.
+const IS_BUSY: &str = "Instance is busy";
 
 /// What Incus is given beyond an operation's own deadline to say that it passed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -243,12 +250,12 @@ impl Client {
         if let (Value::Object(body), Ok(Value::Object(rest))) = (&mut body, serde_json::to_value(new)) {
             body.extend(rest);
         }
-        match self.change(Method::POST, "/1.0/instances", Some(&body), &what, CREATE).await {
-            Err(Error::Refused { why, .. }) if why.contains("already exists") => {
-                Err(Error::Exists { what: format!("an instance {}", new.name) })
-            }
-            other => other,
-        }
+        let made = self.change(Method::POST, "/1.0/instances", Some(&body), &what, CREATE).await;
+        let Err(Error::Refused { why, .. }) = &made else { return made };
+        // Incus has a different word for it at each stage at which it may find the name taken. What failed
+        // for another reason leaves no instance behind; one that is being made may not be there to be seen.
+        let taken = why.contains(IS_BUSY) || self.instance(&new.name).await.is_ok();
+        if taken { Err(Error::Exists { what: format!("an instance {}", new.name) }) } else { made }
     }
 
     /// Starts an instance; answered once its init runs.
@@ -274,13 +281,34 @@ impl Client {
     /// Deletes an instance that does not run.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let target = format!("/1.0/instances/{}", segment(name));
-        self.change(Method::DELETE, &target, None, &format!("delete {name}"), CHANGE).await
+        self.change_when_free(Method::DELETE, &target, None, &format!("delete {name}")).await
     }
 
     async fn set_state(&self, name: &str, action: &str, force: bool, what: &str) -> Result<()> {
         let target = format!("/1.0/instances/{}/state", segment(name));
         let body = json!({ "action": action, "force": force, "timeout": CHANGE.as_secs() });
-        self.change(Method::PUT, &target, Some(&body), what, CHANGE).await
+        self.change_when_free(Method::PUT, &target, Some(&body), what).await
+    }
+
+    /// Like [`Self::change`], for an instance that something else may be happening to at the moment: Incus
+    /// then refuses instead of waiting, and says no word when it is free. Even an attempt to make another
+    /// instance of its name keeps it busy for some milliseconds.
+    async fn change_when_free(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+        what: &str,
+    ) -> Result<()> {
+        let deadline = Instant::now() + BUSY;
+        loop {
+            match self.change(method.clone(), target, body, what, CHANGE).await {
+                Err(Error::Refused { why, .. }) if why.contains(IS_BUSY) && Instant::now() < deadline => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Has something changed, and waits until it is.
@@ -329,8 +357,15 @@ impl Client {
         if !reply.status.is_success() {
             return Err(Error::Refused { what: what.to_owned(), why: answer.error });
         }
-        let operation: Operation =
-            serde_json::from_value(answer.metadata).map_err(|e| self.nonsense(&target, &e))?;
+        // Of a job that failed Incus says only why, and the rest when asked for the job itself.
+        let operation: Operation = match answer.error.as_str() {
+            "" => serde_json::from_value(answer.metadata).map_err(|e| self.nonsense(&target, &e))?,
+            _ => self.get::<Operation>(path, "operation").await.unwrap_or(Operation {
+                status_code: Operation::FAILURE,
+                err: answer.error,
+                metadata: Value::Null,
+            }),
+        };
         match operation.status_code {
             Operation::SUCCESS | Operation::FAILURE | Operation::CANCELLED => Ok(operation),
             _ => Err(Error::Unfinished { what: what.to_owned(), within }),

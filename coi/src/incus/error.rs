@@ -33,6 +33,16 @@ pub enum Error {
         /// In its words.
         why: String,
     },
+    /// The command does not exist in the instance, or is not one.
+    #[error("Incus could not {what}: {why}")]
+    NotStarted {
+        /// What it was asked to do.
+        what: String,
+        /// In its words.
+        why: String,
+        /// The exit code that shells give for it: 127 or 126.
+        code: i32,
+    },
     /// Incus took the job and did not finish it in time.
     #[error(
         "Incus did not {what} within {} s; it may still be at it: see `incus operation list`",

@@ -22,6 +22,10 @@ use crate::http::segment;
 /// How long Incus may take to say how a command ended, once its output has.
 const END: Duration = Duration::from_secs(30);
 
+/// What Incus answers, as shells do, for a command that is there and cannot be run, or is not there.
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
 /// A command to be run in an instance.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Exec {
@@ -144,8 +148,12 @@ impl Process {
         }
         drop(output);
         let end = self.client.wait(&self.operation, &self.what, END).await?;
-        match end.metadata["return"].as_i64().and_then(|code| i32::try_from(code).ok()) {
-            Some(code) if code >= 0 => Ok(code),
+        let code = end.metadata["return"].as_i64().and_then(|code| i32::try_from(code).ok());
+        match code {
+            Some(code) if code >= 0 && end.err.is_empty() => Ok(code),
+            Some(code @ (NOT_EXECUTABLE | NOT_FOUND)) => {
+                Err(Error::NotStarted { what: self.what, why: end.err, code })
+            }
             _ => Err(Error::Refused { what: self.what, why: end.err }),
         }
     }
