@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::{Code, Failure, Result};
-use crate::monitor::service::Options;
+use crate::monitor::service::{self, Options};
 
 /// Watch, decide and answer: the one privileged service of a machine.
 ///
@@ -31,13 +31,9 @@ pub(super) struct Daemon {
 impl Daemon {
     pub(super) async fn execute(self) -> Result {
         let ready_fd = self.ready_fd.map(inherited).transpose()?;
-        serve(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules }).await?;
+        service::run(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules }).await?;
         Ok(Code::OK)
     }
-}
-
-async fn serve(_options: Options) -> Result<()> {
-    Err(Failure::Daemon("this build has no daemon".to_owned()))
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {

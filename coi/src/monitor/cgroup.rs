@@ -153,9 +153,8 @@ impl Cgroup {
 
     fn wait_for(&self, state: &'static str, within: Duration) -> Result<(), CgroupError> {
         let deadline = Instant::now() + within;
-        let gone = |error: &io::Error| {
-            matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV))
-        };
+        let gone =
+            |error: &io::Error| matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV));
         let failed = |source| CgroupError::Open { path: self.path.clone(), source };
         let mut events = match File::open(self.directory().join("cgroup.events")) {
             Ok(events) => events,

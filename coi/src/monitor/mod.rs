@@ -9,6 +9,7 @@ pub mod event;
 pub mod lineage;
 pub mod pipeline;
 pub mod respond;
+pub mod rulefiles;
 pub mod rules;
 pub mod sensor;
 pub mod service;

@@ -18,8 +18,7 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, Request, State,
-        connect_info::Connected,
+        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, Request, State, connect_info::Connected,
         rejection::JsonRejection,
     },
     http::StatusCode,
@@ -37,7 +36,10 @@ use tokio::{
     net::{UnixListener, unix::UCred},
     sync::{Notify, broadcast, mpsc},
 };
-use tokio_stream::StreamExt as _;
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
 
 use super::{
     Options,
@@ -53,7 +55,7 @@ use crate::{
         event::Container,
         pipeline::{self, Watched},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
-        rules::{RuleSet, Sources, SourcesError},
+        rulefiles::{self, RuleFilesError},
         sensor::{Sensor, SensorError},
     },
 };
@@ -88,7 +90,7 @@ pub enum ServerError {
     Sensor(#[from] SensorError),
     /// The rules are wrong.
     #[error(transparent)]
-    Rules(#[from] SourcesError),
+    Rules(#[from] RuleFilesError),
     /// The socket cannot be made.
     #[error("cannot listen on {socket}: {source}")]
     Listen {
@@ -158,7 +160,7 @@ async fn start(rules: Option<&Path>) -> Result<Started, ServerError> {
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
         .map_err(|_| ServerError::Running { socket: socket.clone() })?;
-    let rules = Arc::new(Sources::load(rules)?);
+    let rules = Arc::new(rulefiles::load(rules)?);
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = rules.rules().iter().filter(|rule| rule.enabled).count();
@@ -203,7 +205,9 @@ async fn serve(
         .route("/v1/watches/{name}", get(one).delete(forget))
         .route("/v1/watches/{name}/unfreeze", post(unfreeze))
         .route("/v1/events", get(events))
-        .fallback(|| async { Refusal::not_found("there is no such call; see the documentation of /v1".into()) })
+        .fallback(|| async {
+            Refusal::not_found("there is no such call; see the documentation of /v1".into())
+        })
         .layer(DefaultBodyLimit::max(64 << 10))
         .layer(middleware::from_fn(admit))
         .with_state(Arc::clone(service));
@@ -257,7 +261,9 @@ impl Service {
     fn find(&self, name: &str) -> Result<Arc<Watching>, Refusal> {
         let watches = self.watches();
         let entry = watches.get(name).ok_or_else(|| {
-            Refusal::not_found(format!("{name} is not watched; see `coi list`, or watch it: coi monitor --attach {name}"))
+            Refusal::not_found(format!(
+                "{name} is not watched; see `coi list`, or watch it: coi monitor --attach {name}"
+            ))
         })?;
         Ok(Arc::clone(&entry.watching))
     }
@@ -280,7 +286,11 @@ impl Service {
             Subject::Container { name } => self.find_container(name, &request).await?,
             Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
         };
-        let running = self.watches().get(&found.name).filter(|entry| entry.over.is_none()).map(|entry| Arc::clone(&entry.watching));
+        let running = self
+            .watches()
+            .get(&found.name)
+            .filter(|entry| entry.over.is_none())
+            .map(|entry| Arc::clone(&entry.watching));
         if let Some(running) = running {
             if running.watched.container.id == found.id {
                 if request.respond {
@@ -313,7 +323,11 @@ impl Service {
             found.ephemeral,
             log,
         ));
-        let why = if request.respond { "armed; it is frozen and killed by the rules" } else { "armed; it is only observed" };
+        let why = if request.respond {
+            "armed; it is frozen and killed by the rules"
+        } else {
+            "armed; it is only observed"
+        };
         watching.enter(WatchState::Armed, why, &self.holes).await;
         self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
         let entry = Entry { watching: Arc::clone(&watching), over: None };
@@ -567,7 +581,11 @@ async fn unfreeze(
 ) -> Result<Json<Watch>, Refusal> {
     let watching = service.find(&name)?;
     let Some(cgroup) = watching.cgroup() else {
-        return Err(Refusal::new(StatusCode::CONFLICT, "bad_request", format!("nothing runs in {name}; there is nothing to thaw")));
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "bad_request",
+            format!("nothing runs in {name}; there is nothing to thaw"),
+        ));
     };
     service.pipeline.rearm(Arc::clone(&watching.watched)).await?;
     watching.responder.thaw(cgroup).await?;
@@ -586,7 +604,7 @@ async fn events(
     Query(query): Query<EventsQuery>,
 ) -> Result<Response, Refusal> {
     let watching = service.find(&query.watch)?;
-    let lines = tokio_stream::wrappers::BroadcastStream::new(watching.watched.viewers.subscribe());
+    let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
     let state = |why: &str| {
         let record = audit::state(&watching.watched.container, watching.state(), why, &[]);
         Arc::<str>::from(format!("{}\n", serde_json::Value::Object(record)))
@@ -596,8 +614,10 @@ async fn events(
     let now = Arc::clone(&watching);
     let rest = lines.map(move |line| match line {
         Ok(line) => line,
-        Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
-            let why = format!("this viewer was too slow and has missed {missed} lines; the audit log has all alerts");
+        Err(BroadcastStreamRecvError::Lagged(missed)) => {
+            let why = format!(
+                "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
+            );
             let record = audit::state(&container, now.state(), &why, &[]);
             format!("{}\n", serde_json::Value::Object(record)).into()
         }

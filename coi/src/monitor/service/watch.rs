@@ -135,7 +135,11 @@ impl Watching {
     }
 
     /// Carries out what the pipeline decided, until the pipeline has no more use for it.
-    pub(super) async fn serve(self: Arc<Self>, mut notes: mpsc::Receiver<Note>, ended: mpsc::Sender<Arc<Self>>) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut notes: mpsc::Receiver<Note>,
+        ended: mpsc::Sender<Arc<Self>>,
+    ) {
         while let Some(note) = notes.recv().await {
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
@@ -167,7 +171,8 @@ impl Watching {
             }
             let unsaid = self.watched.unsaid.swap(0, Ordering::Relaxed);
             if unsaid > 0 {
-                let why = format!("{unsaid} alerts came faster than they could be written and are not in this log");
+                let why =
+                    format!("{unsaid} alerts came faster than they could be written and are not in this log");
                 self.enter(self.state(), &why, &[]).await;
             }
         }
