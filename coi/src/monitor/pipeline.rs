@@ -29,7 +29,7 @@ use super::{
     respond::action_for,
     rules::{Alert, Engine, RuleSet},
     sensor::{
-        BULK_INTERVAL, Sensor, SensorError,
+        BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
     },
     service::api::ActionName,
@@ -364,10 +364,18 @@ impl Scoped {
         if action != ActionName::Log {
             if self.done.is_none()
                 && let Some(cgroup) = &self.cgroup
-                && let Err(error) = cgroup.freeze()
             {
-                // The watch's task tries again, and says so.
-                tracing::warn!(%error, "the first write to freeze failed");
+                let before = boottime();
+                // If it fails, the watch's task tries again, and says so.
+                let written = cgroup.freeze();
+                let (seen, froze) = (before.saturating_sub(event.time), boottime() - before);
+                tracing::debug!(
+                    container = self.watched.container.name,
+                    seen,
+                    froze,
+                    ?written,
+                    "freezing (ns)"
+                );
             }
             self.done = Some(action);
         }

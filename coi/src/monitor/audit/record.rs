@@ -29,14 +29,20 @@ pub fn event(record: &impl Record) -> Map<String, Json> {
     object
 }
 
-/// An alert and what was done about it. `error` is `None` if the action worked.
-pub fn alert(
-    record: &impl Record,
-    alert: &Alert,
-    action: ActionName,
-    latency: Duration,
-    error: Option<&str>,
-) -> Map<String, Json> {
+/// What was done about an alert.
+pub struct Outcome<'a> {
+    /// What.
+    pub action: ActionName,
+    /// From the event to when all processes stood still, or none was left.
+    pub latency: Duration,
+    /// After a kill: from the event to when the container was gone.
+    pub gone: Option<Duration>,
+    /// `None` if it worked.
+    pub error: Option<&'a str>,
+}
+
+/// An alert and what was done about it.
+pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<String, Json> {
     let mut object = event(record);
     let rule = &alert.rule;
     put(&mut object, "event.kind", "alert".into());
@@ -61,12 +67,16 @@ pub fn alert(
         });
         put(&mut object, "coi.evidence", evidence.collect());
     }
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut done = json!({
-        "name": action,
-        "result": if error.is_none() { "success" } else { "failure" },
-        "latency_us": u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
+        "name": outcome.action,
+        "result": if outcome.error.is_none() { "success" } else { "failure" },
+        "latency_us": microseconds(outcome.latency),
     });
-    if let Some(error) = error {
+    if let Some(gone) = outcome.gone {
+        done["gone_us"] = microseconds(gone).into();
+    }
+    if let Some(error) = outcome.error {
         done["error"] = error.into();
     }
     put(&mut object, "coi.action", done);

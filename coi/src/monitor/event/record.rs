@@ -240,7 +240,8 @@ impl Record for Event {
         let actor = || self.process.as_ref().map(|_| &self.actor);
         let process = || self.process.as_deref();
         let parent = || self.parent.as_deref();
-        let number = |number: u32| Some(Integer(number.into()));
+        // Nothing has the number 0 here; it stands for what is not known.
+        let number = |number: u32| (number != 0).then(|| Integer(number.into()));
         match field {
             Field::EventAction => Some(Keyword(self.kind.name())),
             Field::EventOutcome => Some(Keyword(match self.result()? {
@@ -256,7 +257,7 @@ impl Record for Event {
             Field::ProcessPid => number(actor()?.pid),
             Field::ProcessVpid => number(actor()?.vpid),
             Field::ThreadId => number(actor()?.tid),
-            Field::ProcessUserId => Some(Keyword(actor()?.user.as_str())),
+            Field::ProcessUserId => known(actor()?.user.as_str()),
             Field::ProcessGroupLeaderPid => number(actor()?.group),
             Field::ProcessSessionLeaderPid => number(actor()?.session),
             Field::ParentPid => number(actor()?.parent_pid),

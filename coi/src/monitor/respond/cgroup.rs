@@ -20,4 +20,9 @@ impl Responder for CgroupResponder {
     fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
         Box::pin(kill_cgroup(cgroup))
     }
+
+    /// Whoever made the cgroup removes it.
+    fn bury(&self) -> Action<'_> {
+        Box::pin(async { Ok(()) })
+    }
 }

@@ -87,14 +87,17 @@ impl Responder for IncusResponder {
     }
 
     fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(kill_cgroup(cgroup))
+    }
+
+    fn bury(&self) -> Action<'_> {
         Box::pin(async move {
-            let killed = kill_cgroup(cgroup).await;
             // Incus notices by itself that the container has ended; asking makes sure, also where the kernel
             // refused. "Not running" and "not found" are what is wanted.
             if let Err(error) = self.client.stop_force(&self.name).await {
                 tracing::debug!(%error, name = self.name, "stopping it after its cgroup was killed");
             }
-            self.wait_gone().await.or(killed)
+            self.wait_gone().await
         })
     }
 }

@@ -48,8 +48,10 @@ pub trait Responder: Send + Sync {
     fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
     /// Lets them go on.
     fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
-    /// Ends all processes; ends when they, and what held them, are gone.
+    /// Ends all processes; ends when none is left.
     fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
+    /// After a kill: ends when what held the processes is gone too.
+    fn bury(&self) -> Action<'_>;
 }
 
 /// The response ladder: what a severity calls for.

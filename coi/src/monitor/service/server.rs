@@ -562,7 +562,9 @@ async fn one(
     State(service): State<Arc<Service>>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
-    Ok(Json(service.find(&name)?.describe()))
+    let watching = service.find(&name)?;
+    watching.settled().await;
+    Ok(Json(watching.describe()))
 }
 
 async fn forget(

@@ -35,6 +35,8 @@ pub(super) struct Watching {
     audit: PathBuf,
     log: Mutex<Log>,
     now: Mutex<Now>,
+    /// Held while an action is under way.
+    acting: tokio::sync::Mutex<()>,
     alerts: AtomicU64,
     lost: AtomicU64,
 }
@@ -62,6 +64,7 @@ impl Watching {
             audit: log.path().to_owned(),
             log: Mutex::new(log),
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None }),
+            acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         }
@@ -80,6 +83,11 @@ impl Watching {
             alerts: self.alerts.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
         }
+    }
+
+    /// Ends when no action is under way.
+    pub(super) async fn settled(&self) {
+        drop(self.acting.lock().await);
     }
 
     /// Has it ended for good?
@@ -181,14 +189,23 @@ impl Watching {
     async fn act(self: &Arc<Self>, decision: Decision) {
         let Decision { event, alert, action, cgroup } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
-        let done = match (action, cgroup) {
+        // Who asks for the watch meanwhile is answered when the action is over.
+        let _acting = self.acting.lock().await;
+        let since = || Duration::from_nanos(boottime().saturating_sub(event.time));
+        let mut done = match (action, cgroup) {
             (ActionName::Log, _) => Ok(()),
             (ActionName::Freeze, Some(cgroup)) => self.responder.freeze(cgroup).await,
             (ActionName::Kill, Some(cgroup)) => self.responder.kill(cgroup).await,
             // The cgroup was gone before it could be opened, and with it what ran there.
             (_, None) => Ok(()),
         };
-        let latency = Duration::from_nanos(boottime().saturating_sub(event.time));
+        let latency = since();
+        let mut gone = None;
+        if action == ActionName::Kill {
+            // Incus's kill ends what the kernel's could not.
+            done = self.responder.bury().await.or(done);
+            gone = Some(since());
+        }
         let error = done.err().map(|error: RespondError| error.to_string());
         if action != ActionName::Log {
             let text = |field| match event.get(field) {
@@ -212,7 +229,11 @@ impl Watching {
                 now.state = if action == ActionName::Kill { WatchState::Killed } else { WatchState::Frozen };
             }
         }
-        self.record(audit::alert(&event, &alert, action, latency, error.as_deref()), true).await;
+        self.record(
+            audit::alert(&event, &alert, &audit::Outcome { action, latency, gone, error: error.as_deref() }),
+            true,
+        )
+        .await;
         if action != ActionName::Log && error.is_none() {
             let state = self.state();
             self.record(audit::state(&self.watched.container, state, &alert.message, &[]), true).await;
