@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
 
 use super::{error::RuleError, eval::Expr, load, message::Template, overrides::Overrides, testing::Test};
 use crate::monitor::event::{EventKind, Field};
@@ -36,7 +37,8 @@ pub fn builtin_sources() -> Vec<Source> {
 }
 
 /// How bad it is. What is done about it follows from this, elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth a line in the log.
     Info,

@@ -1,0 +1,190 @@
+//! Exit codes, and which failure has which.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::launch;
+use crate::monitor::service::{self, client};
+use crate::{http, incus};
+
+/// What `coi --help` says about them.
+pub(super) const HELP: &str = "\
+Exit codes:
+  0    it is done
+  1    it failed
+  2    the command line is wrong
+  3    Incus cannot be used
+  4    nothing can monitor
+  5    no such container, image or workspace
+  6    a rule is wrong
+  137  a rule killed it
+  128+N  signal N interrupted it
+`coi run` and `coi watch` end with the exit code of the command they ran.";
+
+/// An exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code(pub u8);
+
+impl Code {
+    /// It is done.
+    pub const OK: Self = Self(0);
+    /// It failed.
+    pub const FAILURE: Self = Self(1);
+    /// The command line is wrong.
+    pub const USAGE: Self = Self(2);
+    /// Incus cannot be used.
+    pub const INCUS: Self = Self(3);
+    /// Nothing can monitor.
+    pub const MONITOR: Self = Self(4);
+    /// No such container, image or workspace.
+    pub const NOT_FOUND: Self = Self(5);
+    /// A rule is wrong.
+    pub const RULE: Self = Self(6);
+    /// A rule killed it.
+    pub const KILLED: Self = Self(137);
+
+    /// The code that a command ended with, as far as an exit code can hold it.
+    pub(super) fn of_command(code: i32) -> Self {
+        Self(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+    }
+
+    /// The code of something that this signal ended.
+    pub(super) fn of_signal(signal: i32) -> Self {
+        Self::of_command(128 + signal)
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.0)
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A container could not be launched or used.
+    #[error(transparent)]
+    Launch(#[from] launch::Error),
+    /// The daemon would not, or there is none.
+    #[error(transparent)]
+    Monitor(#[from] client::Error),
+    /// Arguments that do not go together, or that say what is not so.
+    #[error("{0}")]
+    Usage(String),
+    /// Only root may do that.
+    #[error("{what} needs root. Run `sudo {again}`")]
+    NotRoot {
+        /// What.
+        what: &'static str,
+        /// The same command line.
+        again: String,
+    },
+    /// The system would not.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done, to what.
+        what: String,
+        /// Its word for it.
+        source: io::Error,
+    },
+    /// The daemon could not do its work.
+    #[error(transparent)]
+    Daemon(#[from] service::ServerError),
+}
+
+impl From<incus::Error> for Failure {
+    fn from(error: incus::Error) -> Self {
+        Self::Launch(error.into())
+    }
+}
+
+impl Failure {
+    /// Turns an I/O error into one that says what was being done.
+    pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::System { what, source }
+    }
+
+    /// What to print, if anything: a reader who left knows, and so does who interrupted.
+    pub(super) fn text(&self) -> Option<String> {
+        match self {
+            Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => None,
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// Its exit code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Launch(error) => of_launch(error),
+            Self::Monitor(error) => of_monitor(error),
+            Self::Usage(_) => Code::USAGE,
+            Self::Daemon(service::ServerError::Rules(_)) => Code::RULE,
+            Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
+            Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
+            Self::System { .. } => Code::FAILURE,
+        }
+    }
+}
+
+fn of_launch(error: &launch::Error) -> Code {
+    use launch::Error;
+    match error {
+        Error::NoWorkspace { .. }
+        | Error::NotADirectory { .. }
+        | Error::UnusableWorkspace { .. }
+        | Error::NoImage { .. }
+        | Error::NoContainer { .. }
+        | Error::NotOurs { .. }
+        | Error::NothingToAttach { .. } => Code::NOT_FOUND,
+        Error::WhichOne { .. } | Error::NoTerminal | Error::NoProgramGiven => Code::USAGE,
+        // As shells do it.
+        Error::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound => Code(127),
+        Error::NotStarted { .. } => Code(126),
+        Error::NoCgroupHierarchy => Code::MONITOR,
+        Error::NoIncusClient { .. } => Code::INCUS,
+        Error::Interrupted { signal } => Code::of_signal(*signal),
+        Error::Monitor(error) => of_monitor(error),
+        Error::Incus(error) => of_incus(error),
+        Error::NoSlot { .. }
+        | Error::NotRunning { .. }
+        | Error::Vanished { .. }
+        | Error::Left { .. }
+        | Error::NoProgram { .. }
+        | Error::Host { .. }
+        | Error::Signals(_) => Code::FAILURE,
+    }
+}
+
+fn of_incus(error: &incus::Error) -> Code {
+    match error {
+        incus::Error::Unreachable(_) | incus::Error::Broken { .. } | incus::Error::Unfinished { .. } => {
+            Code::INCUS
+        }
+        incus::Error::NotFound { .. } => Code::NOT_FOUND,
+        incus::Error::NotStarted { code, .. } => Code::of_command(*code),
+        incus::Error::Exists { .. } | incus::Error::Refused { .. } => Code::FAILURE,
+    }
+}
+
+fn of_monitor(error: &client::Error) -> Code {
+    match error {
+        client::Error::Refused(refusal) => match refusal.code.as_str() {
+            "not_found" => Code::NOT_FOUND,
+            "bad_request" => Code::USAGE,
+            "incus" => Code::INCUS,
+            _ => Code::MONITOR,
+        },
+        client::Error::NotRunning { .. }
+        | client::Error::NotPermitted { .. }
+        | client::Error::Start { .. }
+        | client::Error::Unreachable(
+            http::Error::NoSocket { .. }
+            | http::Error::NotPermitted { .. }
+            | http::Error::Refused { .. }
+            | http::Error::Deadline { .. }
+            | http::Error::Protocol { .. },
+        ) => Code::MONITOR,
+    }
+}

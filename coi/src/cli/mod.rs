@@ -1,0 +1,112 @@
+//! The command line: arguments in, text out. It decides nothing.
+//!
+//! One file per command. Data goes to standard output, everything said about it to standard error.
+
+mod attach;
+mod audit;
+mod completion;
+mod daemon;
+mod exit;
+mod kill;
+mod list;
+mod monitor;
+mod run;
+mod shell;
+mod unfreeze;
+mod watch;
+
+use clap::{Parser, Subcommand, ValueEnum};
+pub use exit::{Code, Failure};
+
+/// What a command ends with: the exit code of a success.
+type Result<T = Code> = std::result::Result<T, Failure>;
+
+/// Runs AI coding agents in Incus containers and watches them from the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "coi", version, after_help = exit::HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Shell(shell::Shell),
+    Attach(attach::Attach),
+    List(list::List),
+    Kill(kill::Kill),
+    Unfreeze(unfreeze::Unfreeze),
+    Monitor(monitor::Monitor),
+    Watch(watch::Watch),
+    Audit(audit::Audit),
+    Daemon(daemon::Daemon),
+    Completion(completion::Completion),
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Cli {
+    /// Does what was asked; answers the exit code. What went wrong has then been said.
+    pub async fn execute(self) -> Code {
+        let done = match self.command {
+            Command::Run(c) => c.execute().await,
+            Command::Shell(c) => c.execute().await,
+            Command::Attach(c) => c.execute().await,
+            Command::List(c) => c.execute().await,
+            Command::Kill(c) => c.execute().await,
+            Command::Unfreeze(c) => c.execute().await,
+            Command::Monitor(c) => c.execute().await,
+            Command::Watch(c) => c.execute().await,
+            Command::Audit(c) => c.execute().await,
+            Command::Daemon(c) => c.execute().await,
+            Command::Completion(c) => c.execute(),
+        };
+        done.unwrap_or_else(|failure| {
+            if let Some(text) = failure.text() {
+                crate::ui::err(&format!("coi: {text}"));
+            }
+            failure.code()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().filter(|c| c.get_name() != "help").for_each(check);
+                return;
+            }
+            let name = command.get_name();
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("coi {name}")) || after.contains(name), "{name}: {after}");
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn help() {
+        let mut command = Cli::command().term_width(100);
+        insta::assert_snapshot!(command.render_long_help());
+    }
+}

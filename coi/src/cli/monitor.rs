@@ -1,0 +1,143 @@
+//! `coi monitor`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use jiff::tz::TimeZone;
+use nix::unistd::geteuid;
+
+use super::{Code, Failure, Format, Result};
+use crate::launch::{Signals, cgroup_root};
+use crate::monitor::service::api::{Subject, Watch, WatchRequest};
+use crate::monitor::service::client::{Client, Events};
+use crate::monitor::service::stream::Line;
+use crate::ui;
+
+/// Watch a container or cgroup, and show what happens in it.
+///
+/// It may be any Incus container, running or not. Says `ready` on standard error once nothing escapes it
+/// any more. Ctrl-C ends the viewing; it ends the watch too if that was begun for this viewing only.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  coi monitor --attach web\n  coi monitor --attach web --format json | jq .\n  \
+                        coi monitor --attach web --respond --detach\n  \
+                        sudo coi monitor --cgroup /user.slice/user-1000.slice"
+)]
+pub(super) struct Monitor {
+    #[command(flatten)]
+    target: Target,
+    /// Also freeze and kill by the rules; without it they are only told.
+    #[arg(long)]
+    respond: bool,
+    /// Return once it is watched, and leave it so.
+    #[arg(long)]
+    detach: bool,
+    /// How to print events: a line of text, or a JSON object per line.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// The container.
+    #[arg(long, value_name = "NAME")]
+    attach: Option<String>,
+    /// The cgroup: its path in the hierarchy, or its directory. Only root may.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+}
+
+impl Target {
+    fn subject(self) -> Result<Subject> {
+        if let Some(path) = self.cgroup {
+            if !geteuid().is_root() {
+                let again = format!("coi monitor --cgroup {}", path.display());
+                return Err(Failure::NotRoot { what: "watching a cgroup", again });
+            }
+            return Ok(Subject::Cgroup { path: in_hierarchy(&path, &cgroup_root()?)? });
+        }
+        Ok(Subject::Container { name: self.attach.unwrap_or_default() })
+    }
+}
+
+/// A cgroup's path from the hierarchy's root on.
+fn in_hierarchy(path: &Path, root: &Path) -> Result<String> {
+    let below = path.strip_prefix(root).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
+    match below.to_str() {
+        Some("") => Err(Failure::Usage("the root cgroup holds the whole machine; name one below it".into())),
+        Some(below) => Ok(format!("/{}", below.trim_end_matches('/'))),
+        None => Err(Failure::Usage(format!("{} is not UTF-8", path.display()))),
+    }
+}
+
+/// The name of a subject's watch.
+fn name(subject: &Subject) -> &str {
+    match subject {
+        Subject::Container { name } => name,
+        Subject::Cgroup { path } => path.trim_start_matches('/'),
+    }
+}
+
+impl Monitor {
+    pub(super) async fn execute(self) -> Result {
+        let subject = self.target.subject()?;
+        let mut signals = Signals::catch()?;
+        let daemon = Client::from_env().ensure().await?;
+        let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
+        let request = WatchRequest { subject, respond: self.respond, workspace: None, ephemeral: false };
+        let watch = daemon.watch(&request).await?;
+        if self.detach {
+            ui::err(&format!("coi: {} is watched; audit: {}", ui::plain(&watch.name), watch.audit.display()));
+            return Ok(Code::OK);
+        }
+        let mut events = daemon.events(&watch.name).await?;
+        ui::err("ready");
+        let viewed = tokio::select! {
+            viewed = view(&mut events, self.format) => viewed,
+            _ = signals.next() => Ok(()),
+        };
+        if !found && !self.respond {
+            forget(&daemon, &watch).await?;
+        }
+        viewed?;
+        Ok(Code::OK)
+    }
+}
+
+async fn view(events: &mut Events, format: Format) -> Result<()> {
+    let zone = TimeZone::system();
+    while let Some((raw, value)) = events.next().await {
+        let line = match format {
+            // JSON escapes control characters by itself.
+            Format::Json => String::from_utf8_lossy(&raw).into_owned(),
+            Format::Text => ui::event(&Line::read(&value), &zone),
+        };
+        ui::out(&(line + "\n")).map_err(Failure::system("standard output"))?;
+    }
+    ui::err("coi: the watch has ended");
+    Ok(())
+}
+
+async fn forget(daemon: &Client, watch: &Watch) -> Result<()> {
+    match daemon.forget(&watch.name).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() || error.is_absent() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_by_either_name() {
+        let root = Path::new("/sys/fs/cgroup/unified");
+        let of = |path: &str| in_hierarchy(Path::new(path), root).ok();
+        assert_eq!(of("/sys/fs/cgroup/unified/a/b").as_deref(), Some("/a/b"));
+        assert_eq!(of("/a/b/").as_deref(), Some("/a/b"));
+        assert_eq!(of("a").as_deref(), Some("/a"));
+        assert_eq!((of("/"), of("/sys/fs/cgroup/unified/")), (None, None));
+    }
+}

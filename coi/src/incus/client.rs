@@ -1,0 +1,429 @@
+//! Calls and what they answer.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Error, Result};
+use crate::http::{self, segment};
+
+/// Where Incus listens when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/var/lib/incus/unix.socket";
+
+/// Where it listens on distributions that keep sockets below /run.
+const RUN_SOCKET: &str = "/run/incus/unix.socket";
+
+/// How long a question may take that Incus answers from its database.
+const QUICK: Duration = Duration::from_secs(10);
+
+/// How long an instance may take to start, stop or vanish.
+const CHANGE: Duration = Duration::from_secs(60);
+
+/// How long making an instance may take: a large image may have to be unpacked first.
+const CREATE: Duration = Duration::from_secs(600);
+
+/// How long to try again while something else happens to an instance, and how often.
+const BUSY: Duration = Duration::from_secs(10);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How Incus says that something else happens to an instance.
+const IS_BUSY: &str = "Instance is busy";
+
+/// What Incus is given beyond an operation's own deadline to say that it passed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Names, each with the keys and values of a device.
+pub type Devices = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Incus, on its unix socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: http::Client,
+}
+
+/// The server itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Server {
+    /// Whether we may use it: `trusted` or `untrusted`.
+    pub auth: String,
+    /// Its version and surroundings.
+    pub environment: Environment,
+}
+
+/// The server's version and surroundings.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Environment {
+    /// Such as `6.0.4`.
+    #[serde(default)]
+    pub server_version: String,
+}
+
+/// What an instance is doing, as Incus knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Its init runs.
+    Running,
+    /// Nothing of it runs.
+    Stopped,
+    /// All its processes are stopped, by Incus's doing.
+    Frozen,
+    /// Incus cannot tell.
+    Error,
+    /// Something that passes: starting, stopping and the like.
+    #[serde(other)]
+    Other,
+}
+
+/// An instance.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub status: Status,
+    /// It is deleted when it stops.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// When it was made, RFC 3339.
+    #[serde(default)]
+    pub created_at: String,
+    /// Its own configuration, `volatile.*` included.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+    /// Its configuration with that of its profiles.
+    #[serde(default)]
+    pub expanded_config: BTreeMap<String, String>,
+    /// Its devices with those of its profiles.
+    #[serde(default)]
+    pub expanded_devices: Devices,
+}
+
+impl Instance {
+    /// What tells it from every other instance, also from an earlier one of the same name.
+    pub fn uuid(&self) -> Option<&str> {
+        self.config.get("volatile.uuid").map(String::as_str)
+    }
+}
+
+/// An instance's state at the moment.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InstanceState {
+    /// What it is doing.
+    pub status: Status,
+    /// Its init's process id on the host; 0 or below when it does not run.
+    pub pid: i64,
+}
+
+/// An instance to be made.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NewInstance {
+    /// Its name.
+    pub name: String,
+    /// The alias of a local image.
+    #[serde(skip)]
+    pub image: String,
+    /// Delete it when it stops.
+    pub ephemeral: bool,
+    /// Its profiles, later wins.
+    pub profiles: Vec<String>,
+    /// Its configuration.
+    pub config: BTreeMap<String, String>,
+    /// Its devices.
+    pub devices: Devices,
+}
+
+/// The envelope of every answer.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    operation: String,
+    #[serde(default)]
+    metadata: Value,
+}
+
+/// An operation, or what has become of it.
+#[derive(Deserialize)]
+pub(super) struct Operation {
+    pub(super) status_code: u16,
+    #[serde(default)]
+    pub(super) err: String,
+    #[serde(default)]
+    pub(super) metadata: Value,
+}
+
+impl Operation {
+    const SUCCESS: u16 = 200;
+    const FAILURE: u16 = 400;
+    const CANCELLED: u16 = 401;
+}
+
+/// A job Incus has taken.
+pub(super) struct Job {
+    /// Its path, such as `/1.0/operations/ID`.
+    pub(super) path: String,
+    pub(super) metadata: Value,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::from_env()
+    }
+}
+
+impl Client {
+    /// The client of the Incus that the environment names: `$INCUS_SOCKET`, else `$INCUS_DIR/unix.socket`,
+    /// else wherever there is one.
+    pub fn from_env() -> Self {
+        let named = env::var_os("INCUS_SOCKET").filter(|s| !s.is_empty()).map(PathBuf::from).or_else(|| {
+            env::var_os("INCUS_DIR").filter(|s| !s.is_empty()).map(|d| Path::new(&d).join("unix.socket"))
+        });
+        Self::at(named.unwrap_or_else(|| {
+            let run = Path::new(RUN_SOCKET);
+            if !Path::new(DEFAULT_SOCKET).exists() && run.exists() { run } else { Path::new(DEFAULT_SOCKET) }
+                .to_owned()
+        }))
+    }
+
+    /// The client of the Incus that listens there.
+    pub fn at(socket: impl Into<PathBuf>) -> Self {
+        Self { http: http::Client::new(socket) }
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        self.http.path()
+    }
+
+    /// Asks the server about itself: the cheapest proof that it is there.
+    pub async fn server(&self) -> Result<Server> {
+        self.get("/1.0", "the server").await
+    }
+
+    /// All instances.
+    pub async fn instances(&self) -> Result<Vec<Instance>> {
+        self.get("/1.0/instances?recursion=1", "list of instances").await
+    }
+
+    /// One instance.
+    pub async fn instance(&self, name: &str) -> Result<Instance> {
+        self.get(&format!("/1.0/instances/{}", segment(name)), &format!("instance {name}")).await
+    }
+
+    /// What an instance is doing now, and its init's pid.
+    pub async fn state(&self, name: &str) -> Result<InstanceState> {
+        self.get(&format!("/1.0/instances/{}/state", segment(name)), &format!("instance {name}")).await
+    }
+
+    /// The aliases of all local images.
+    pub async fn image_aliases(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Alias {
+            name: String,
+        }
+        let all: Vec<Alias> = self.get("/1.0/images/aliases?recursion=1", "list of images").await?;
+        Ok(all.into_iter().map(|a| a.name).collect())
+    }
+
+    /// Whether a local image has this alias.
+    pub async fn has_image(&self, alias: &str) -> Result<bool> {
+        self.has(&format!("/1.0/images/aliases/{}", segment(alias)), alias).await
+    }
+
+    /// Whether there is a profile of this name.
+    pub async fn has_profile(&self, name: &str) -> Result<bool> {
+        self.has(&format!("/1.0/profiles/{}", segment(name)), name).await
+    }
+
+    /// Makes an instance; it does not run yet. Of several that try to make the same name one succeeds, the
+    /// others get [`Error::Exists`].
+    pub async fn create(&self, new: &NewInstance) -> Result<()> {
+        let what = format!("make instance {}", new.name);
+        let mut body = json!({ "type": "container", "source": { "type": "image", "alias": new.image } });
+        if let (Value::Object(body), Ok(Value::Object(rest))) = (&mut body, serde_json::to_value(new)) {
+            body.extend(rest);
+        }
+        let made = self.change(Method::POST, "/1.0/instances", Some(&body), &what, CREATE).await;
+        let Err(Error::Refused { why, .. }) = &made else { return made };
+        // Incus has a different word for it at each stage at which it may find the name taken. What failed
+        // for another reason leaves no instance behind; one that is being made may not be there to be seen.
+        let taken = why.contains(IS_BUSY) || self.instance(&new.name).await.is_ok();
+        if taken { Err(Error::Exists { what: format!("an instance {}", new.name) }) } else { made }
+    }
+
+    /// Starts an instance; answered once its init runs.
+    pub async fn start(&self, name: &str) -> Result<()> {
+        self.set_state(name, "start", false, &format!("start {name}")).await
+    }
+
+    /// Kills all processes of an instance. An ephemeral one is then gone.
+    pub async fn stop_force(&self, name: &str) -> Result<()> {
+        self.set_state(name, "stop", true, &format!("stop {name}")).await
+    }
+
+    /// Stops all processes of an instance where they are.
+    pub async fn freeze(&self, name: &str) -> Result<()> {
+        self.set_state(name, "freeze", false, &format!("freeze {name}")).await
+    }
+
+    /// Lets the processes of a frozen instance go on.
+    pub async fn unfreeze(&self, name: &str) -> Result<()> {
+        self.set_state(name, "unfreeze", false, &format!("unfreeze {name}")).await
+    }
+
+    /// Deletes an instance that does not run.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let target = format!("/1.0/instances/{}", segment(name));
+        self.change_when_free(Method::DELETE, &target, None, &format!("delete {name}")).await
+    }
+
+    async fn set_state(&self, name: &str, action: &str, force: bool, what: &str) -> Result<()> {
+        let target = format!("/1.0/instances/{}/state", segment(name));
+        let body = json!({ "action": action, "force": force, "timeout": CHANGE.as_secs() });
+        self.change_when_free(Method::PUT, &target, Some(&body), what).await
+    }
+
+    /// Like [`Self::change`], for an instance that something else may be happening to at the moment: Incus
+    /// then refuses instead of waiting, and says no word when it is free. Even an attempt to make another
+    /// instance of its name keeps it busy for some milliseconds.
+    async fn change_when_free(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+        what: &str,
+    ) -> Result<()> {
+        let deadline = Instant::now() + BUSY;
+        loop {
+            match self.change(method.clone(), target, body, what, CHANGE).await {
+                Err(Error::Refused { why, .. }) if why.contains(IS_BUSY) && Instant::now() < deadline => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Has something changed, and waits until it is.
+    async fn change(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+        what: &str,
+        within: Duration,
+    ) -> Result<()> {
+        let job = self.begin(method, target, body, what).await?;
+        let done = self.wait(&job.path, what, within).await?;
+        match done.status_code {
+            Operation::SUCCESS => Ok(()),
+            _ => Err(Error::Refused { what: what.to_owned(), why: done.err }),
+        }
+    }
+
+    /// Hands Incus a job.
+    pub(super) async fn begin(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+        what: &str,
+    ) -> Result<Job> {
+        let call = format!("{method} {target}");
+        let reply = self.http.request_json(method, target, body, QUICK).await?;
+        let answer: Answer = self.http.decode(&call, &reply.body)?;
+        if reply.status.is_success() {
+            let metadata = answer.metadata.get("metadata").cloned().unwrap_or_default();
+            return Ok(Job { path: answer.operation, metadata });
+        }
+        Err(match reply.status {
+            StatusCode::NOT_FOUND => self.missing(target, answer.error),
+            _ => Error::Refused { what: what.to_owned(), why: answer.error },
+        })
+    }
+
+    /// Waits for a job's end, whatever it is.
+    pub(super) async fn wait(&self, path: &str, what: &str, within: Duration) -> Result<Operation> {
+        let target = format!("{path}/wait?timeout={}", within.as_secs());
+        let reply = self.http.request(Method::GET, &target, None, within + GRACE).await?;
+        let answer: Answer = self.http.decode(&format!("GET {target}"), &reply.body)?;
+        if !reply.status.is_success() {
+            return Err(Error::Refused { what: what.to_owned(), why: answer.error });
+        }
+        // Of a job that failed Incus says only why, and the rest when asked for the job itself.
+        let operation: Operation = match answer.error.as_str() {
+            "" => serde_json::from_value(answer.metadata).map_err(|e| self.nonsense(&target, &e))?,
+            _ => self.get::<Operation>(path, "operation").await.unwrap_or(Operation {
+                status_code: Operation::FAILURE,
+                err: answer.error,
+                metadata: Value::Null,
+            }),
+        };
+        match operation.status_code {
+            Operation::SUCCESS | Operation::FAILURE | Operation::CANCELLED => Ok(operation),
+            _ => Err(Error::Unfinished { what: what.to_owned(), within }),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, target: &str, what: &str) -> Result<T> {
+        let reply = self.http.request(Method::GET, target, None, QUICK).await?;
+        let answer: Answer = self.http.decode(&format!("GET {target}"), &reply.body)?;
+        match reply.status {
+            status if status.is_success() => {
+                serde_json::from_value(answer.metadata).map_err(|e| self.nonsense(target, &e))
+            }
+            StatusCode::NOT_FOUND => Err(Error::NotFound { what: what.to_owned() }),
+            _ => Err(Error::Refused { what: format!("show the {what}"), why: answer.error }),
+        }
+    }
+
+    async fn has(&self, target: &str, what: &str) -> Result<bool> {
+        match self.get::<Value>(target, what).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A 404 is about the instance in the path, or about something that the body names.
+    fn missing(&self, target: &str, why: String) -> Error {
+        match target.strip_prefix("/1.0/instances/").and_then(|rest| rest.split('/').next()) {
+            Some(name) => Error::NotFound { what: format!("instance {name}") },
+            None => Error::NotFound { what: why },
+        }
+    }
+
+    pub(super) fn nonsense(&self, target: &str, why: &dyn ToString) -> Error {
+        Error::Unreachable(http::Error::Protocol {
+            path: self.socket().to_owned(),
+            call: target.to_owned(),
+            why: why.to_string(),
+        })
+    }
+
+    /// Opens a websocket.
+    pub(super) async fn websocket(&self, target: &str, what: &str) -> Result<WebSocket> {
+        let stream = self.http.connect(QUICK).await?;
+        // The host in the address is for the protocol only; the stream is what is talked to.
+        let opened = tokio_tungstenite::client_async(format!("ws://incus{target}"), stream);
+        match tokio::time::timeout(QUICK, opened).await {
+            Ok(Ok((socket, _))) => Ok(socket),
+            Ok(Err(e)) => Err(Error::Broken { what: what.to_owned(), why: e.to_string() }),
+            Err(_) => Err(Error::Unreachable(http::Error::Deadline {
+                path: self.socket().to_owned(),
+                call: format!("GET {target}"),
+                within: QUICK,
+            })),
+        }
+    }
+}
+
+/// A websocket of Incus.
+pub(super) type WebSocket = tokio_tungstenite::WebSocketStream<tokio::net::UnixStream>;

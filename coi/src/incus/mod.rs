@@ -1,0 +1,15 @@
+//! A typed client of Incus's REST API on its unix socket.
+//!
+//! This module promises that every call has a deadline, the waiting for operations included, and that its
+//! errors say what Incus was asked to do and what can be done about its refusal. It knows Incus; it knows
+//! nothing of COI. All instances are those of the default project.
+
+mod client;
+mod error;
+mod exec;
+mod lifecycle;
+
+pub use client::{Client, DEFAULT_SOCKET, Devices, Instance, InstanceState, NewInstance, Server, Status};
+pub use error::{Error, Result};
+pub use exec::{Exec, Output, Process};
+pub use lifecycle::{Lifecycle, LifecycleEvent};

@@ -1,0 +1,185 @@
+//! Something that runs with the daemon's eye on it, and what to do when the eye closes.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{MonitorLost, Notices, Result};
+use crate::incus::{self, Status};
+use crate::monitor::rules::Severity;
+use crate::monitor::service::api::{ActionName, ActionTaken, Subject, Watch, WatchRequest, WatchState};
+use crate::monitor::service::client::{self, Client, Events};
+use crate::monitor::service::stream::Line;
+
+/// How long after something's end its last output, or the daemon's word on it, may take.
+pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// A watch that answers by the rules, followed while something runs in it.
+#[derive(Debug)]
+pub(super) struct Monitored {
+    daemon: Client,
+    request: WatchRequest,
+    pub(super) watch: Watch,
+    events: Events,
+    brake: Brake,
+}
+
+/// How to stop it without the daemon, and to tell whether it still is.
+#[derive(Debug)]
+pub(super) enum Brake {
+    /// An instance, and the uuid that tells it from a later one of its name.
+    Instance { incus: incus::Client, name: String, uuid: Option<String> },
+    /// A cgroup's directory.
+    Cgroup(PathBuf),
+}
+
+impl Brake {
+    async fn pull(&self) -> Result<(), String> {
+        match self {
+            Self::Instance { incus, name, .. } => incus.freeze(name).await.map_err(|e| e.to_string()),
+            Self::Cgroup(dir) => fs::write(dir.join("cgroup.freeze"), "1").map_err(|e| e.to_string()),
+        }
+    }
+
+    /// Whether nothing runs in it any more.
+    async fn is_empty(&self) -> bool {
+        match self {
+            Self::Instance { incus, name, uuid } => match incus.instance(name).await {
+                Ok(instance) => {
+                    instance.uuid() != uuid.as_deref()
+                        || !matches!(instance.status, Status::Running | Status::Frozen)
+                }
+                Err(error) => matches!(error, incus::Error::NotFound { .. }),
+            },
+            Self::Cgroup(dir) => match fs::read_to_string(dir.join("cgroup.events")) {
+                Ok(events) => events.lines().any(|line| line == "populated 0"),
+                Err(_) => true,
+            },
+        }
+    }
+}
+
+impl Monitored {
+    /// Has it watched and answered by the rules. A container's watch ends with the container: asking for
+    /// its end by name would be wrong, for by then the name may be another container's.
+    pub(super) async fn arm(
+        daemon: Client,
+        subject: Subject,
+        workspace: Option<PathBuf>,
+        ephemeral: bool,
+        brake: Brake,
+    ) -> Result<Self, client::Error> {
+        let request = WatchRequest { subject, respond: true, workspace, ephemeral };
+        let (watch, events) = arm(&daemon, &request).await?;
+        Ok(Self { daemon, request, watch, events, brake })
+    }
+
+    /// Tells what happens until the watch's state changes; answers the new one. Without a monitor nothing
+    /// goes on: it is watched again, or frozen.
+    ///
+    /// Dropping the future loses no line.
+    pub(super) async fn follow(&mut self, notices: &mut impl Notices) -> WatchState {
+        loop {
+            let Some((_, value)) = self.events.next().await else {
+                match self.daemon.get(&self.watch.name).await {
+                    Ok(watch) if is_over(watch.state) => return watch.state,
+                    _ => self.restore(notices).await,
+                }
+                continue;
+            };
+            let line = Line::read(&value);
+            if line.is_alert() {
+                self.tell(&line, notices);
+            }
+            if let Some(state) = line.coi.state.filter(|_| line.event.kind == "state") {
+                let before = std::mem::replace(&mut self.watch.state, state);
+                if (before, state) == (WatchState::Frozen, WatchState::Running) {
+                    notices.unfrozen(&self.watch);
+                }
+                return state;
+            }
+        }
+    }
+
+    fn tell(&self, line: &Line, notices: &mut impl Notices) {
+        match line.done() {
+            // The kill is told once the daemon has confirmed it.
+            Some(ActionName::Kill) => {}
+            Some(ActionName::Freeze) => notices.frozen(&self.watch, line),
+            _ if line.failed().is_some() || line.coi.severity >= Some(Severity::Warning) => {
+                notices.alert(line);
+            }
+            _ => {}
+        }
+    }
+
+    async fn restore(&mut self, notices: &mut impl Notices) {
+        let armed = match self.daemon.clone().ensure().await {
+            Ok(daemon) => arm(&daemon, &self.request).await,
+            Err(error) => Err(error),
+        };
+        let lost = match armed {
+            Ok((watch, events)) => {
+                (self.watch, self.events) = (watch, events);
+                return notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
+            }
+            Err(lost) => lost,
+        };
+        let then = match self.brake.pull().await {
+            Ok(()) => {
+                self.watch.state = WatchState::Frozen;
+                MonitorLost::Frozen(lost)
+            }
+            Err(why) => MonitorLost::Helpless(lost, why),
+        };
+        notices.monitor_lost(&self.watch.name, then);
+        // Nobody is left who could have more to say.
+        std::future::pending::<()>().await;
+    }
+
+    /// What a rule did to end it, if a rule did. With `suspicious`, an end that a kill would explain, this
+    /// waits for the daemon's word: an end can be seen before it is recorded.
+    pub(super) async fn killed(
+        &mut self,
+        suspicious: bool,
+        notices: &mut impl Notices,
+    ) -> Result<Option<ActionTaken>> {
+        if suspicious && self.is_empty().await {
+            let over = async { while !is_over(self.watch.state) && !is_over(self.follow(notices).await) {} };
+            let _ = timeout(AFTERMATH, over).await;
+        }
+        let watch = match self.daemon.get(&self.watch.name).await {
+            Ok(watch) => watch,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let kill = watch.last_action.clone().filter(|a| a.action == ActionName::Kill && a.error.is_none());
+        if let Some(action) = &kill {
+            notices.killed(&watch, action);
+        }
+        Ok(kill)
+    }
+
+    /// Whether what runs in it is stopped, as far as has been seen.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.watch.state == WatchState::Frozen
+    }
+
+    /// Whether nothing runs in it any more.
+    pub(super) async fn is_empty(&self) -> bool {
+        self.brake.is_empty().await
+    }
+}
+
+/// Whether nothing more will come of it.
+pub(super) fn is_over(state: WatchState) -> bool {
+    matches!(state, WatchState::Killed | WatchState::Gone)
+}
+
+async fn arm(daemon: &Client, request: &WatchRequest) -> Result<(Watch, Events), client::Error> {
+    let watch = daemon.watch(request).await?;
+    let events = daemon.events(&watch.name).await?;
+    Ok((watch, events))
+}

@@ -1,0 +1,160 @@
+//! What the daemon and its clients say to each other: JSON over HTTP on a unix socket, below `/v1`.
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/watches` | | `[`[`Watch`]`]` |
+//! | `POST /v1/watches` | [`WatchRequest`] | [`Watch`], once armed |
+//! | `GET /v1/watches/{name}` | | [`Watch`], also for some minutes after its end |
+//! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
+//! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`] |
+//! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
+//!
+//! A failure is an [`ApiError`] with a status of 400 or above.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::monitor::rules::Severity;
+
+/// Where the daemon listens unless `COI_SOCKET` names another place.
+pub const DEFAULT_SOCKET: &str = "/run/coi/coi.sock";
+
+/// What a watch watches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Subject {
+    /// An Incus container of the default project, running or not: it is watched from its next start on.
+    Container {
+        /// The instance's name.
+        name: String,
+    },
+    /// A cgroup of the unified hierarchy that exists.
+    Cgroup {
+        /// Its path from the hierarchy's root, such as `/coi.watch-4711`.
+        path: String,
+    },
+}
+
+/// Asks for a container or cgroup to be watched. Asking again changes `respond` to true if it was not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WatchRequest {
+    /// What to watch.
+    pub subject: Subject,
+    /// Freeze and kill by the rules; else only observe.
+    pub respond: bool,
+    /// The directory on the host whose files are the workspace. For a container it may be left out: then it
+    /// is the source of the disk device that is mounted at `/workspace`, if there is one.
+    pub workspace: Option<PathBuf>,
+    /// End the watch when the container is deleted, or the cgroup removed. Always so for cgroups.
+    #[serde(default)]
+    pub ephemeral: bool,
+}
+
+/// The state of what is watched, as the daemon knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchState {
+    /// Armed; nothing runs in it yet, or no longer.
+    Armed,
+    /// Something runs in it.
+    Running,
+    /// Frozen by a rule.
+    Frozen,
+    /// Killed by a rule.
+    Killed,
+    /// It is gone without COI's doing.
+    Gone,
+}
+
+/// What was done to a container or cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionName {
+    /// Nothing but the record.
+    Log,
+    /// All its processes stopped.
+    Freeze,
+    /// All its processes ended.
+    Kill,
+}
+
+/// An action that a rule asked for, and what came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActionTaken {
+    /// What was done.
+    pub action: ActionName,
+    /// `None` if it worked, else why not.
+    pub error: Option<String>,
+    /// From the event in the kernel to the action's end, in microseconds.
+    pub latency_us: u64,
+    /// The rule that asked for it.
+    pub rule_id: String,
+    /// The rule's severity.
+    pub severity: Severity,
+    /// The rule's message about this event.
+    pub message: String,
+    /// The process it was about: its program, on the host its pid.
+    pub process_executable: String,
+    /// The host's process id.
+    pub process_pid: u32,
+    /// RFC 3339, when the event happened.
+    pub timestamp: String,
+}
+
+/// One watched container or cgroup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watch {
+    /// The container's name, or the cgroup's path without the leading slash.
+    pub name: String,
+    /// What is watched.
+    pub subject: Subject,
+    /// Freezes and kills by the rules.
+    pub respond: bool,
+    /// Its state.
+    pub state: WatchState,
+    /// Its audit log on the host.
+    pub audit: PathBuf,
+    /// The gravest action since the last unfreeze.
+    pub last_action: Option<ActionTaken>,
+    /// Alerts so far.
+    pub alerts: u64,
+    /// Events lost so far.
+    pub lost: u64,
+}
+
+/// The daemon itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The kernel programs that are attached.
+    pub programs: Vec<String>,
+    /// What cannot be seen on this machine, each with its reason.
+    pub holes: Vec<Hole>,
+    /// How many rules are in force.
+    pub rules: usize,
+    /// How many watches there are.
+    pub watches: usize,
+}
+
+/// Something that cannot be seen on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hole {
+    /// What is not seen.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApiError {
+    /// For programs: `not_found`, `bad_request`, `incus`, `denied`, `internal`.
+    pub code: String,
+    /// For people: what happened, to what, and what to do.
+    pub message: String,
+}

@@ -1,0 +1,24 @@
+//! The privileged daemon and its client.
+
+pub mod api;
+pub mod client;
+mod server;
+pub mod stream;
+mod watch;
+
+pub use server::{ServerError, admin_group, run};
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the daemon is to run.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// End when nothing has been watched for so long.
+    pub idle_exit: Option<Duration>,
+    /// Where to write [`client::READY`] once it answers, or the reason why it does not; then closed.
+    pub ready_fd: Option<OwnedFd>,
+    /// A directory of rules to be added to those that are built in.
+    pub rules: Option<PathBuf>,
+}

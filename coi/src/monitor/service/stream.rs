@@ -1,0 +1,173 @@
+//! What a line of the event stream says, as far as its readers on this machine care.
+//!
+//! A line is an object of nested ECS names. Whatever is missing is empty here, and whatever is unknown is
+//! passed over: a viewer must not stop at an event it has not heard of.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::{ActionName, WatchState};
+use crate::monitor::rules::Severity;
+
+/// A line.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Line {
+    /// When it happened, RFC 3339.
+    #[serde(rename = "@timestamp")]
+    pub timestamp: String,
+    /// What kind of line, and of event.
+    pub event: Event,
+    /// The rule that fired.
+    pub rule: Rule,
+    /// Who did it.
+    pub process: Process,
+    /// Where it connected to.
+    pub destination: Destination,
+    /// What it opened.
+    pub file: File,
+    /// What COI adds.
+    pub coi: Coi,
+}
+
+/// What kind of line, and of event.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// `event`, `alert` or `state`.
+    pub kind: String,
+    /// Such as `exec`.
+    pub action: String,
+}
+
+/// The rule that fired.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Rule {
+    /// Its id.
+    pub id: String,
+}
+
+/// A process.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Its id on the host.
+    pub pid: u32,
+    /// Its program.
+    pub executable: String,
+    /// Its arguments in one line.
+    pub command_line: String,
+    /// How it ended.
+    pub exit_code: Option<i64>,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Destination {
+    /// Its address.
+    pub ip: String,
+    /// Its port.
+    pub port: Option<u16>,
+}
+
+/// A file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct File {
+    /// Its path.
+    pub path: String,
+}
+
+/// What COI adds to ECS.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Coi {
+    /// How grave the rule says it is.
+    pub severity: Option<Severity>,
+    /// What the rule says about it.
+    pub message: String,
+    /// What was done about it.
+    pub action: Option<Action>,
+    /// What the watch has become.
+    pub state: Option<WatchState>,
+    /// `setup` before the container's own init runs.
+    pub phase: String,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Action {
+    /// What.
+    pub name: ActionName,
+    /// `success` or `failure`.
+    #[serde(default)]
+    pub result: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// From the event to the action's end.
+    #[serde(default)]
+    pub latency_us: Option<u64>,
+}
+
+impl Line {
+    /// Reads a line.
+    pub fn read(value: &Value) -> Self {
+        // One field of an unexpected type must not hide a kill: what decides is then read by itself.
+        Self::deserialize(value).unwrap_or_else(|_| Self {
+            event: read(value, "event"),
+            rule: read(value, "rule"),
+            process: read(value, "process"),
+            coi: read(value, "coi"),
+            ..Self::default()
+        })
+    }
+
+    /// Whether a rule fired.
+    pub fn is_alert(&self) -> bool {
+        self.event.kind == "alert"
+    }
+
+    /// The action that was taken, if it worked.
+    pub fn done(&self) -> Option<ActionName> {
+        self.coi.action.as_ref().filter(|a| a.result != "failure").map(|a| a.name)
+    }
+
+    /// The action that was tried in vain, and why.
+    pub fn failed(&self) -> Option<(ActionName, &str)> {
+        let action = self.coi.action.as_ref().filter(|a| a.result == "failure")?;
+        Some((action.name, action.error.as_deref().unwrap_or("for an unknown reason")))
+    }
+}
+
+fn read<T: Default + for<'a> Deserialize<'a>>(value: &Value, key: &str) -> T {
+    value.get(key).and_then(|part| T::deserialize(part).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_kill() {
+        let line = Line::read(&json!({
+            "event": { "kind": "alert", "action": "link", "severity": 99 },
+            "rule": { "id": "reverse-shell", "name": "Reverse shell" },
+            "coi": { "severity": "critical", "message": "m", "action": { "name": "kill", "result": "success" } },
+        }));
+        assert!(line.is_alert());
+        assert_eq!((line.done(), line.coi.severity), (Some(ActionName::Kill), Some(Severity::Critical)));
+    }
+
+    #[test]
+    fn an_odd_field_hides_nothing() {
+        let line = Line::read(&json!({
+            "event": { "kind": "state" }, "file": "not an object", "coi": { "state": "killed", "new": 1 },
+        }));
+        assert_eq!(line.coi.state, Some(WatchState::Killed));
+    }
+}

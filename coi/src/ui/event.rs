@@ -1,0 +1,161 @@
+//! One line per event.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::plain;
+use crate::monitor::rules::Severity;
+use crate::monitor::service::api::{ActionName, WatchState};
+use crate::monitor::service::stream::Line;
+
+/// A line of the event stream for people: when, what, who, and on what.
+pub fn event(line: &Line, zone: &TimeZone) -> String {
+    let style = style(line);
+    let (what, rest) = match line.event.kind.as_str() {
+        "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
+        "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
+        _ => (plain(&line.event.action).into_owned(), detail(line)),
+    };
+    let pid = match line.process.pid {
+        0 => String::new(),
+        pid => pid.to_string(),
+    };
+    let text = format!("{} {what:<8} {pid:>7} {rest}", time(&line.timestamp, zone));
+    format!("{style}{}{style:#}", text.trim_end())
+}
+
+fn time(timestamp: &str, zone: &TimeZone) -> String {
+    match timestamp.parse::<Timestamp>() {
+        Ok(time) => time.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string(),
+        Err(_) => "--:--:--.---".to_owned(),
+    }
+}
+
+fn detail(line: &Line) -> String {
+    let who = plain(&line.process.executable);
+    let mut text = match (line.event.action.as_str(), line.process.command_line.as_str()) {
+        ("exec" | "exec-failed", command) if !command.is_empty() => plain(command).into_owned(),
+        _ => who.into_owned(),
+    };
+    // Writing to a string cannot fail.
+    if !line.destination.ip.is_empty() {
+        let _ = match line.destination.port {
+            Some(port) if line.destination.ip.contains(':') => {
+                write!(text, " -> [{}]:{port}", plain(&line.destination.ip))
+            }
+            Some(port) => write!(text, " -> {}:{port}", plain(&line.destination.ip)),
+            None => write!(text, " -> {}", plain(&line.destination.ip)),
+        };
+    }
+    if !line.file.path.is_empty() {
+        let _ = write!(text, " {}", plain(&line.file.path));
+    }
+    if let Some(code) = line.process.exit_code {
+        let _ = write!(text, " = {code}");
+    }
+    if !line.coi.message.is_empty() {
+        let _ = write!(text, " {}", plain(&line.coi.message));
+    }
+    if line.coi.phase == "setup" {
+        text.push_str(" (container set-up)");
+    }
+    text
+}
+
+fn alert(line: &Line) -> String {
+    let mut text =
+        format!("{} {}: {}", plain(&line.process.executable), plain(&line.rule.id), plain(&line.coi.message));
+    if let Some((action, why)) = line.failed() {
+        let _ = write!(text, " (could not {}: {})", verb(action), plain(why));
+    } else if let Some(action) = line.coi.action.as_ref().filter(|a| a.name != ActionName::Log) {
+        let done = if action.name == ActionName::Kill { "killed" } else { "frozen" };
+        let _ = match action.latency_us {
+            Some(us) => write!(text, " ({done} in {}.{:03} ms)", us / 1000, us % 1000),
+            None => write!(text, " ({done})"),
+        };
+    }
+    text
+}
+
+fn style(line: &Line) -> Style {
+    let color = |c: AnsiColor| Style::new().fg_color(Some(c.into()));
+    match (line.event.kind.as_str(), line.coi.severity) {
+        ("alert", Some(Severity::Critical)) => color(AnsiColor::Red).bold(),
+        ("alert", Some(Severity::High)) => color(AnsiColor::Red),
+        ("alert", Some(Severity::Warning)) => color(AnsiColor::Yellow),
+        ("alert", _) => color(AnsiColor::Cyan),
+        ("state", _) => Style::new().bold(),
+        _ if line.coi.phase == "setup" => Style::new().dimmed(),
+        _ => Style::new(),
+    }
+}
+
+/// A severity's name.
+pub(super) fn severity(severity: Option<Severity>) -> &'static str {
+    match severity {
+        Some(Severity::Info) => "info",
+        Some(Severity::Warning) => "warning",
+        Some(Severity::High) => "high",
+        Some(Severity::Critical) => "critical",
+        None => "alert",
+    }
+}
+
+/// A state's name.
+fn state(state: WatchState) -> &'static str {
+    match state {
+        WatchState::Armed => "armed",
+        WatchState::Running => "running",
+        WatchState::Frozen => "frozen",
+        WatchState::Killed => "killed",
+        WatchState::Gone => "gone",
+    }
+}
+
+/// What an action does.
+pub(super) fn verb(action: ActionName) -> &'static str {
+    match action {
+        ActionName::Log => "log",
+        ActionName::Freeze => "freeze",
+        ActionName::Kill => "kill",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let at = "2026-11-20T12:00:01.123456Z";
+        let lines = [
+            json!({"@timestamp": at, "event": {"kind": "event", "action": "exec"},
+                "process": {"pid": 1234, "executable": "/usr/bin/curl", "command_line": "curl -s http://a\x1b[2J"}}),
+            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+                "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "10.0.0.1", "port": 443}}),
+            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+                "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "::1", "port": 443}}),
+            json!({"@timestamp": at, "event": {"kind": "event", "action": "open"},
+                "process": {"pid": 7, "executable": "/bin/cat"}, "file": {"path": "/workspace/.env"}}),
+            json!({"@timestamp": at, "event": {"kind": "event", "action": "exit"},
+                "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"phase": "setup"}}),
+            json!({"@timestamp": at, "event": {"kind": "alert", "action": "link"}, "rule": {"id": "reverse-shell"},
+                "process": {"pid": 9, "executable": "/bin/bash"},
+                "coi": {"severity": "critical", "message": "a shell on a socket",
+                    "action": {"name": "kill", "result": "success", "latency_us": 812}}}),
+            json!({"@timestamp": at, "event": {"kind": "alert", "action": "read"}, "rule": {"id": "bulk"},
+                "process": {"pid": 9, "executable": "/bin/tar"},
+                "coi": {"severity": "high", "message": "much",
+                    "action": {"name": "freeze", "result": "failure", "error": "no cgroup"}}}),
+            json!({"@timestamp": "when?", "event": {"kind": "state"}, "coi": {"state": "gone"}}),
+        ];
+        let text =
+            lines.map(|l| anstream::adapter::strip_str(&event(&Line::read(&l), &TimeZone::UTC)).to_string());
+        insta::assert_snapshot!(text.join("\n"));
+    }
+}

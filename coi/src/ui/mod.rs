@@ -1,0 +1,27 @@
+//! What people see: lines about events, and lines from COI itself.
+//!
+//! This module promises that nothing a container says can steer a terminal: its text is stripped of control
+//! characters before it is printed. It promises that a reader who has gone (`coi list | head -1`) is no
+//! error, and that colours appear only on terminals.
+
+mod event;
+mod notice;
+mod text;
+
+use std::io::{self, Write};
+
+pub use event::event;
+pub use notice::{Printer, kill_line};
+pub use text::plain;
+
+/// Writes text to standard output, coloured or not as befits it.
+pub fn out(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line to standard error. There is nobody to tell when that fails.
+pub fn err(line: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{line}");
+}

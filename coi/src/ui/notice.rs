@@ -1,0 +1,164 @@
+//! What COI says of its own accord while a command runs.
+
+use super::event::{severity, verb};
+use super::{err, plain};
+use crate::launch::{MonitorLost, Notices};
+use crate::monitor::service::api::{ActionTaken, Watch};
+use crate::monitor::service::stream::Line;
+
+/// Says it on standard error.
+#[derive(Clone, Copy, Debug)]
+pub enum Printer {
+    /// At once.
+    Lines,
+    /// At once, over a terminal that somebody else draws on: only what the user must know now, each line
+    /// begun and ended so that it reads in raw mode.
+    OverScreen,
+}
+
+impl Printer {
+    fn say(self, line: &str) {
+        match self {
+            Self::Lines => err(line),
+            Self::OverScreen => err(&format!("\r\n{line}\r")),
+        }
+    }
+}
+
+impl Notices for Printer {
+    fn alert(&mut self, line: &Line) {
+        if matches!(self, Self::Lines) || line.failed().is_some() {
+            self.say(&alert_line(line));
+        }
+    }
+
+    fn frozen(&mut self, watch: &Watch, line: &Line) {
+        self.say(&freeze_line(watch, line));
+    }
+
+    fn unfrozen(&mut self, watch: &Watch) {
+        self.say(&format!("coi: {} goes on", plain(&watch.name)));
+    }
+
+    fn killed(&mut self, watch: &Watch, action: &ActionTaken) {
+        self.say(&kill_line(watch, action));
+    }
+
+    fn monitor_lost(&mut self, name: &str, then: MonitorLost) {
+        self.say(&lost_line(name, &then));
+    }
+}
+
+fn alert_line(line: &Line) -> String {
+    let mut text = format!(
+        "coi: {}: rule {}: {}, process {} (pid {})",
+        severity(line.coi.severity),
+        plain(&line.rule.id),
+        plain(&line.coi.message),
+        plain(&line.process.executable),
+        line.process.pid
+    );
+    if let Some((action, why)) = line.failed() {
+        text.push_str(&format!("; could not {} it: {}", verb(action), plain(why)));
+    }
+    text
+}
+
+fn freeze_line(watch: &Watch, line: &Line) -> String {
+    format!(
+        "coi: froze {name}: rule {} ({}): {}, process {} (pid {}); audit: {}. \
+         Let it go on with `coi unfreeze {name}`",
+        plain(&line.rule.id),
+        severity(line.coi.severity),
+        plain(&line.coi.message),
+        plain(&line.process.executable),
+        line.process.pid,
+        watch.audit.display(),
+        name = plain(&watch.name),
+    )
+}
+
+/// What is said of a kill.
+pub fn kill_line(watch: &Watch, action: &ActionTaken) -> String {
+    format!(
+        "coi: killed {}: rule {} ({}): {}, process {} (pid {}); audit: {}",
+        plain(&watch.name),
+        plain(&action.rule_id),
+        severity(Some(action.severity)),
+        plain(&action.message),
+        plain(&action.process_executable),
+        action.process_pid,
+        watch.audit.display()
+    )
+}
+
+fn lost_line(name: &str, then: &MonitorLost) -> String {
+    match then {
+        MonitorLost::Rearmed => format!(
+            "coi: the daemon went away and is back; {name} is watched again, what it did between is not known"
+        ),
+        MonitorLost::Frozen(why) => format!(
+            "coi: froze {name}, because nothing monitors it any more: {why}. \
+             Let it go on without with `incus resume {name}`, end it with Ctrl-C or `coi kill {name}`"
+        ),
+        MonitorLost::Helpless(why, error) => format!(
+            "coi: nothing monitors {name} any more: {why}; and it could not be frozen: {error}. \
+             End it with Ctrl-C or `coi kill {name}`"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::monitor::rules::Severity;
+    use crate::monitor::service::api::{ActionName, ApiError, Subject, WatchState};
+    use crate::monitor::service::client;
+
+    #[test]
+    fn lines() {
+        let watch = Watch {
+            name: "coi-1a2b3c4d-1".into(),
+            subject: Subject::Container { name: "coi-1a2b3c4d-1".into() },
+            respond: true,
+            state: WatchState::Killed,
+            audit: "/var/log/coi/coi-1a2b3c4d-1.jsonl".into(),
+            last_action: None,
+            alerts: 1,
+            lost: 0,
+        };
+        let action = ActionTaken {
+            action: ActionName::Kill,
+            error: None,
+            latency_us: 812,
+            rule_id: "reverse-shell".into(),
+            severity: Severity::Critical,
+            message: "a shell's input and output lead to 10.0.0.1:4444".into(),
+            process_executable: "/bin/bash\x1b[2J".into(),
+            process_pid: 4711,
+            timestamp: "2026-11-20T12:00:01.123456Z".into(),
+        };
+        let line = |severity: &str, action: serde_json::Value| {
+            Line::read(&json!({
+                "event": {"kind": "alert", "action": "read"}, "rule": {"id": "bulk-read"},
+                "process": {"pid": 4711, "executable": "/bin/tar"},
+                "coi": {"severity": severity, "message": "read 100 MB", "action": action},
+            }))
+        };
+        let lost = || client::Error::Refused(ApiError { code: "internal".into(), message: "gone".into() });
+        let failed = json!({"name": "freeze", "result": "failure", "error": "no cgroup"});
+        let name = &watch.name;
+        let all = [
+            alert_line(&line("warning", json!({"name": "log", "result": "success"}))),
+            alert_line(&line("high", failed)),
+            freeze_line(&watch, &line("high", json!({"name": "freeze", "result": "success"}))),
+            kill_line(&watch, &action),
+            lost_line(name, &MonitorLost::Rearmed),
+            lost_line(name, &MonitorLost::Frozen(lost())),
+            lost_line(name, &MonitorLost::Helpless(lost(), "Incus has no instance x".into())),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
+    }
+}
