@@ -1,2 +1,52 @@
-//! xtask
-fn main() {}
+//! What a person types while developing COI.
+//!
+//! One subject per file; this one only turns arguments into calls and results into an exit code.
+
+mod check;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and tries out COI.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and testing COI needs, start Incus where no service runs it, build the images
+    Setup(setup::Args),
+    /// Check format and lints and run the tests that need no root
+    Check,
+    /// Set up, check, and run the end-to-end tests; needs root
+    Test(test::Args),
+    /// Become the Incus of a machine without a service manager (started by `setup`)
+    #[command(hide = true)]
+    IncusHost,
+}
+
+fn main() -> ExitCode {
+    let mut report = run::Report::default();
+    let done: Result<(), Box<dyn std::error::Error>> = match Cli::parse().command {
+        Task::Setup(args) => setup::run(&args).map_err(Into::into),
+        Task::Check => check::run(&mut report).map_err(Into::into),
+        Task::Test(args) => test::run(&args, &mut report),
+        Task::IncusHost => setup::incus_host().map_err(Into::into),
+    };
+    report.print();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let style = anstyle::AnsiColor::Red.on_default().bold();
+            anstream::eprintln!("{style}error:{style:#} {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -7,13 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tracing_subscriber::EnvFilter;
 
 use super::{Code, Failure, Result};
-use crate::monitor::service::Options;
+use crate::monitor::service::{self, Options};
 
 /// Watch, decide and answer: the one privileged service of a machine.
 ///
-/// `coi run` and `coi shell` start it when root and absent.
+/// `coi run` and `coi shell` start it when root and absent. RUST_LOG says how much it tells on standard
+/// error (info).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sudo coi daemon\n  sudo coi daemon --idle-exit 30s")]
 pub(super) struct Daemon {
@@ -30,14 +32,16 @@ pub(super) struct Daemon {
 
 impl Daemon {
     pub(super) async fn execute(self) -> Result {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
         let ready_fd = self.ready_fd.map(inherited).transpose()?;
-        serve(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules }).await?;
+        service::run(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules }).await?;
         Ok(Code::OK)
     }
-}
-
-async fn serve(_options: Options) -> Result<()> {
-    Err(Failure::Daemon("this build has no daemon".to_owned()))
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {

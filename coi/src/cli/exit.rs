@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::launch;
-use crate::monitor::service::client;
+use crate::monitor::service::{self, client};
 use crate::{http, incus};
 
 /// What `coi --help` says about them.
@@ -89,8 +89,8 @@ pub enum Failure {
         source: io::Error,
     },
     /// The daemon could not do its work.
-    #[error("{0}")]
-    Daemon(String),
+    #[error(transparent)]
+    Daemon(#[from] service::ServerError),
 }
 
 impl From<incus::Error> for Failure {
@@ -120,6 +120,7 @@ impl Failure {
             Self::Launch(error) => of_launch(error),
             Self::Monitor(error) => of_monitor(error),
             Self::Usage(_) => Code::USAGE,
+            Self::Daemon(service::ServerError::Rules(_)) => Code::RULE,
             Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,

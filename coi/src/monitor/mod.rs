@@ -1,7 +1,15 @@
 //! The monitor: from a kernel program's record to a frozen container and a line in the audit log.
 //!
-//! An event goes through the modules in the order they are listed here; ARCHITECTURE.md draws it.
+//! An event goes through `sensor`, `lineage`, `rules`, `respond` and `audit`, in that order; `pipeline` is the
+//! thread that takes it there, `event` what it is called, and `service` the daemon around it all.
 
+pub mod audit;
+pub mod cgroup;
 pub mod event;
+pub mod lineage;
+pub mod pipeline;
+pub mod respond;
+pub mod rulefiles;
 pub mod rules;
+pub mod sensor;
 pub mod service;

@@ -99,7 +99,7 @@ const PROCESS: &[EventKind] =
     &[Exec, ExecFailed, Fork, Exit, Connect, Accept, Redirect, Link, Open, Read, Send];
 const ANY: &[EventKind] = &EventKind::ALL;
 const STDIO: &[EventKind] = &[Exec, Connect, Accept, Redirect, Link];
-const REMOTE: &[EventKind] = &[Connect, Redirect, Link, Exec];
+const REMOTE: &[EventKind] = &[Connect, Link];
 
 fields! {
     EventAction, "event.action", Keyword, ANY, "The kind of the event.";
@@ -155,7 +155,7 @@ fields! {
     FileInode, "file.inode", Keyword, &[Open], "Device and inode number of the opened file, as device:inode.";
     FileWorkspace, "coi.file.workspace", Boolean, &[Open], "The file is in the workspace.";
     FileWrite, "coi.file.write", Boolean, &[Open], "Opened for writing.";
-    FileCreate, "coi.file.create", Boolean, &[Open], "Opened with O_CREAT.";
+    FileCreate, "coi.file.create", Boolean, &[Open], "The open made the file.";
     FilePathTruncated, "coi.file.path_truncated", Boolean, &[Open, ExecFailed], "The path was longer or deeper than what was kept of it; the end is there, the beginning is not.";
     FilePathUnreadable, "coi.file.path_unreadable", Boolean, &[Open, ExecFailed], "The path could not be read.";
 

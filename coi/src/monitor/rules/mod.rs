@@ -1,18 +1,38 @@
-//! Rules.
+//! Rules: typed conditions over events, and the engine that applies them.
+//!
+//! This module promises that a rule file either means exactly what it says or is refused with the place and
+//! the reason: unknown keys, fields, lists, macros, event kinds and techniques are errors, and so is a
+//! condition that could never hold because no event of the rule carries the field. It promises that judging
+//! an event that matches nothing allocates nothing, that its state is capped and every eviction counted, and
+//! that the same events give the same alerts: time is the events' own.
+//!
+//! It knows no I/O, no clock and no kernel. It is given texts and returns rules, is given events and returns
+//! alerts; what is done about an alert is somebody else's business.
+//!
+//! The way of a rule through the files: `load` reads the TOML layer, `lexer` and `parser` turn each
+//! condition into a tree with spans, `check` types the tree against the table of fields, `eval` runs it.
+//! `state` holds windows and sequences, [`engine`] puts all of it together, [`testing`] runs the tests
+//! that rules carry.
 
-use serde::{Deserialize, Serialize};
+mod attack;
+mod check;
+mod engine;
+mod error;
+mod eval;
+mod lexer;
+mod load;
+mod message;
+mod model;
+mod overrides;
+mod parser;
+mod quantity;
+mod state;
+pub mod testing;
 
-/// How grave an alert is, in rising order. It decides the answer: info is logged, warning is shown, high
-/// freezes, critical kills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth a line in the log.
-    Info,
-    /// Worth a person's look.
-    Warning,
-    /// The container is frozen.
-    High,
-    /// The container is killed.
-    Critical,
-}
+pub use engine::{Alert, Counters, Engine, Evidence};
+pub use error::{RuleError, RuleErrorKind};
+pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
+pub use overrides::{Amount, AtLeast, Override, Overrides};
+
+#[cfg(test)]
+mod tests;

@@ -154,7 +154,8 @@ impl Client {
 
     /// The watch of this name.
     pub async fn get(&self, name: &str) -> Result<Watch> {
-        self.call(Method::GET, &watch_path(name), NOTHING, QUICK).await
+        // It waits for an action that is under way.
+        self.call(Method::GET, &watch_path(name), NOTHING, CHANGE).await
     }
 
     /// Ends a watch.

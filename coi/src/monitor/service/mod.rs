@@ -2,7 +2,11 @@
 
 pub mod api;
 pub mod client;
+mod server;
 pub mod stream;
+mod watch;
+
+pub use server::{ServerError, admin_group, run};
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

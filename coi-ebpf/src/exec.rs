@@ -1,0 +1,112 @@
+//! A process runs another program.
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user,
+    macros::{map, raw_tracepoint, tracepoint},
+    maps::PerCpuArray,
+    programs::{RawTracePointContext, TracePointContext},
+};
+use coi_common::{
+    ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_PATH_UNREADABLE, Header, Kind,
+};
+
+use crate::{
+    kernel::{argument0, current, offset, pointer, read},
+    open,
+    path::{self, PATH_SPACE},
+    ring, scope, stream, task,
+};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct ExecRecord {
+    header: Header,
+    body: Exec,
+    tail: [u8; PATH_SPACE + ARGS_KEPT],
+}
+
+/// Room to put a record together.
+#[map]
+static EXECS: PerCpuArray<ExecRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// After an exec that worked, by whatever route: the program's file and arguments are the kernel's own. The
+/// arguments lie on the new stack, which the kernel has just written, so they can be read without faulting.
+/// Costs some microseconds of a call that takes hundreds. Linux 5.15 on.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
+    let _ = exec();
+    0
+}
+
+#[inline(always)]
+fn exec() -> Option<()> {
+    let watched = scope::watched()?;
+    let task = current();
+    // SAFETY: a pointer to a map's value stays valid while the program runs.
+    let scope = unsafe { &mut *watched.scope };
+    if scope.started == 0
+        && let Some((level, 1)) = task::innermost(task)
+        && level > 0
+    {
+        // LXC's own set-up ends where the container's process 1 becomes its init.
+        scope.init_level = level;
+        scope.started = 1;
+    }
+
+    let record = EXECS.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU value, and programs do not move between CPUs.
+    let record = unsafe { &mut *record };
+    record.header = task::header(Kind::Exec, &watched);
+    stream::stdio(&raw mut record.body.stdio);
+
+    let mm = pointer(task + offset!(task_mm))?;
+    let (path_len, path_flags) = match pointer(mm + offset!(mm_exe_file)) {
+        Some(file) => path::write(file, record.tail.as_mut_ptr()),
+        None => (0, FLAG_PATH_UNREADABLE),
+    };
+    let start: u64 = read(mm + offset!(mm_arg_start)).unwrap_or(0);
+    let end: u64 = read(mm + offset!(mm_arg_end)).unwrap_or(0);
+    let mut flags = path_flags;
+    let mut args_len = end.saturating_sub(start);
+    if args_len > ARGS_KEPT as u64 - 1 {
+        args_len = ARGS_KEPT as u64 - 1;
+        flags |= FLAG_ARGS_TRUNCATED;
+    }
+    let path_len = bounded(path_len, PATH_SPACE as u64);
+    let args_len = bounded(args_len, ARGS_KEPT as u64 - 1);
+    // SAFETY: path_len + args_len is at most the tail's size; the helper checks the address itself.
+    let failed = unsafe {
+        bpf_probe_read_user(
+            record.tail.as_mut_ptr().add(path_len as usize).cast(),
+            args_len as u32,
+            start as *const _,
+        )
+    } != 0;
+    if failed || end <= start {
+        flags |= FLAG_ARGS_UNREADABLE;
+    }
+    record.header.flags |= flags;
+    record.body.path_len = path_len as u32;
+    record.body.args_len = args_len as u32;
+    let len = size_of::<Header>() + size_of::<Exec>() + path_len as usize + args_len as usize;
+    // SAFETY: `len` is at most the record's size, and what is unread of the tail is an older record's bytes.
+    unsafe { ring::send(Kind::Exec, watched.id, (&raw const *record).cast(), len) };
+    Some(())
+}
+
+/// Caps a number where the verifier sees it.
+#[inline(always)]
+pub fn bounded(number: u64, most: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: does nothing; it keeps the compiler from dropping the comparison as already proven.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number) };
+    if number > most { most } else { number }
+}
+
+/// After execve(2): it returns into the old program only when it failed. Costs nothing on success but the
+/// scope's look-up. Linux 5.15 on.
+#[tracepoint]
+pub fn exit_execve(ctx: TracePointContext) -> u32 {
+    let _ = open::failed(&ctx, Kind::ExecFailed, argument0);
+    0
+}

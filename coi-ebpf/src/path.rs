@@ -1,0 +1,165 @@
+//! The path of an open file, from the kernel's own tables.
+//!
+//! It is what the file is called in the acting task's view of the file system: symbolic links, relative
+//! names, `..` and descriptors are resolved already, whatever the caller passed. The parts are written last
+//! first, each ended by a NUL; user space turns them around. A rename during the walk can mix the old name
+//! and the new one; nothing worse. `bpf_d_path` is not available to these programs.
+//!
+//! A walk keeps its state in a map. What is read from there is unknown to the verifier, so all ways through
+//! one step look the same to it at the next one, and it checks some forty steps instead of 2^40 ways.
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::map, maps::PerCpuArray};
+use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope};
+
+use crate::kernel::{current, offset, pointer, read};
+
+/// Room for a path: the last part may begin just below the limit.
+pub const PATH_SPACE: usize = PATH_KEPT + NAME_SPACE;
+
+/// Where a walk from a file to the root is.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Walk {
+    mnt: u64,
+    dentry: u64,
+    /// Where it ends: the root that the task sees.
+    root_mnt: u64,
+    root_dentry: u64,
+    /// How many bytes are written.
+    len: u64,
+}
+
+#[map]
+static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// What a step of a walk leads to.
+enum Step {
+    /// The walk is at this entry, whose parent this is.
+    Entry { dentry: u64, parent: u64 },
+    /// The walk has left a mount's root for the directory it is mounted on.
+    Mount,
+    /// There is nothing above.
+    End,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn begin(file: u64) -> Option<*mut Self> {
+        let walk = WALKS.get_ptr_mut(0)?;
+        let path = file + offset!(file_path);
+        let root = pointer(current() + offset!(task_fs))? + offset!(fs_root);
+        // SAFETY: a per-CPU value, and programs do not move between CPUs.
+        unsafe {
+            *walk = Self {
+                mnt: pointer(path + offset!(path_mnt))?,
+                dentry: pointer(path + offset!(path_dentry))?,
+                root_mnt: read(root + offset!(path_mnt))?,
+                root_dentry: read(root + offset!(path_dentry))?,
+                len: 0,
+            };
+        }
+        Some(walk)
+    }
+
+    #[inline(always)]
+    fn len(walk: *mut Self) -> u64 {
+        // SAFETY: a per-CPU value; volatile so that the verifier forgets what it knows.
+        unsafe { core::ptr::read_volatile(&raw const (*walk).len) }
+    }
+
+    /// Takes one step; the caller goes on to the parent itself.
+    ///
+    /// # Safety
+    /// `walk` is from [`Self::begin`].
+    #[inline(always)]
+    unsafe fn step(walk: *mut Self) -> Step {
+        // SAFETY: the caller's promise; volatile so that the compiler keeps nothing in registers.
+        let Self { mnt, dentry, root_mnt, root_dentry, .. } = unsafe { core::ptr::read_volatile(walk) };
+        if dentry == root_dentry && mnt == root_mnt {
+            return Step::End;
+        }
+        if read::<u64>(mnt + offset!(vfsmount_root)).unwrap_or(0) == dentry {
+            let mount = mnt - offset!(mount_mnt);
+            let parent = read::<u64>(mount + offset!(mount_parent)).unwrap_or(mount);
+            if parent == mount {
+                return Step::End;
+            }
+            let mountpoint = read(mount + offset!(mount_mountpoint)).unwrap_or(0);
+            // SAFETY: as above.
+            unsafe {
+                core::ptr::write_volatile(&raw mut (*walk).mnt, parent + offset!(mount_mnt));
+                core::ptr::write_volatile(&raw mut (*walk).dentry, mountpoint);
+            }
+            return Step::Mount;
+        }
+        let parent = read(dentry + offset!(dentry_parent)).unwrap_or(dentry);
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*walk).dentry, parent) };
+        Step::Entry { dentry, parent }
+    }
+}
+
+/// Writes a file's path; gives its length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
+#[inline(always)]
+pub fn write(file: u64, to: *mut u8) -> (u64, u32) {
+    let Some(walk) = Walk::begin(file) else { return (0, FLAG_PATH_UNREADABLE) };
+    for _ in 0..PATH_DEPTH {
+        // SAFETY: the walk has begun.
+        let (dentry, parent) = match unsafe { Walk::step(walk) } {
+            Step::Entry { dentry, parent } => (dentry, parent),
+            Step::Mount => continue,
+            Step::End => return (Walk::len(walk), 0),
+        };
+        let at = Walk::len(walk);
+        if at > PATH_KEPT as u64 {
+            return (at, FLAG_PATH_TRUNCATED);
+        }
+        let name = read::<u64>(dentry + offset!(dentry_name)).unwrap_or(0);
+        // SAFETY: `to` has room for PATH_SPACE bytes and `at` is at most PATH_KEPT; the helper checks the
+        // address of the name itself.
+        let written = unsafe {
+            bpf_probe_read_kernel_str(to.add(at as usize).cast(), NAME_SPACE as u32, name as *const _)
+        };
+        if written <= 0 {
+            return (at, FLAG_PATH_UNREADABLE);
+        }
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*walk).len, at + written as u64) };
+        if parent == dentry {
+            // A file without a directory: a memfd, a pipe.
+            return (Walk::len(walk), 0);
+        }
+    }
+    (Walk::len(walk), FLAG_PATH_TRUNCATED)
+}
+
+/// Is the file below the workspace's directory, through whatever mount?
+#[inline(always)]
+pub fn in_workspace(file: u64, scope: &Scope) -> bool {
+    let Some(walk) = Walk::begin(file) else { return false };
+    for _ in 0..PATH_DEPTH {
+        // SAFETY: the walk has begun.
+        let (dentry, parent) = match unsafe { Walk::step(walk) } {
+            Step::Entry { dentry, parent } => (dentry, parent),
+            Step::Mount => continue,
+            Step::End => return false,
+        };
+        if parent == dentry {
+            return false;
+        }
+        // The parent's turn to be looked at comes before it can turn out to be a mount's root.
+        let inode = pointer(parent + offset!(dentry_inode)).unwrap_or(0);
+        if read::<u64>(inode + offset!(inode_ino)).unwrap_or(0) == scope.workspace_inode
+            && device(inode) == scope.workspace_device
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// The device number of an inode's file system.
+#[inline(always)]
+pub fn device(inode: u64) -> u32 {
+    pointer(inode + offset!(inode_sb)).and_then(|sb| read(sb + offset!(sb_dev))).unwrap_or(0)
+}

@@ -1,0 +1,61 @@
+//! Who acts.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use coi_common::{Header, Kind};
+
+use crate::{
+    kernel::{current, offset, pointer, read},
+    scope::Watched,
+};
+
+const PIDTYPE_PGID: u64 = 2;
+const PIDTYPE_SID: u64 = 3;
+
+/// The header of a record about the acting task.
+#[inline(always)]
+pub fn header(kind: Kind, watched: &Watched) -> Header {
+    header_of(current(), kind, watched.flags(), watched.id)
+}
+
+/// The header of a record about this task.
+#[inline(always)]
+pub fn header_of(task: u64, kind: Kind, flags: u32, scope: u64) -> Header {
+    let leader = pointer(task + offset!(task_group_leader)).unwrap_or(task);
+    let parent = pointer(task + offset!(task_real_parent)).unwrap_or(0);
+    let parent_leader = pointer(parent + offset!(task_group_leader)).unwrap_or(parent);
+    let signal = pointer(task + offset!(task_signal)).unwrap_or(0);
+    Header {
+        // SAFETY: no arguments, cannot fail.
+        time: unsafe { bpf_ktime_get_boot_ns() },
+        scope,
+        start_time: read(leader + offset!(task_start_boottime)).unwrap_or(0),
+        parent_start_time: read(parent_leader + offset!(task_start_boottime)).unwrap_or(0),
+        kind: kind as u32,
+        flags,
+        tgid: read(task + offset!(task_tgid)).unwrap_or(0),
+        tid: read(task + offset!(task_pid)).unwrap_or(0),
+        vpid: innermost(leader).map_or(0, |(_, number)| number),
+        parent_tgid: read(parent + offset!(task_tgid)).unwrap_or(0),
+        pgid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_PGID)),
+        sid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_SID)),
+        uid: pointer(task + offset!(task_cred))
+            .and_then(|cred| read(cred + offset!(cred_euid)))
+            .unwrap_or(u32::MAX),
+        reserved: 0,
+    }
+}
+
+/// A struct pid's number on the host.
+#[inline(always)]
+fn number_of(pid: Option<u64>) -> u32 {
+    pid.and_then(|pid| read(pid + offset!(pid_numbers))).unwrap_or(0)
+}
+
+/// The level of a task's own PID namespace, and its number there.
+#[inline(always)]
+pub fn innermost(task: u64) -> Option<(u32, u32)> {
+    let pid = pointer(task + offset!(task_thread_pid))?;
+    let level: u32 = read(pid + offset!(pid_level))?;
+    let number = read(pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size))?;
+    Some((level, number))
+}

@@ -1,0 +1,165 @@
+//! Events, alerts and states as JSON objects.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value as Json, json};
+
+use crate::monitor::{
+    event::{Container, Field, Record, Value},
+    rules::{Alert, Severity},
+    sensor::boottime,
+    service::api::{ActionName, Hole, WatchState},
+};
+
+/// The version of ECS whose names are used.
+const ECS_VERSION: &str = "8.17.0";
+
+/// An event.
+pub fn event(record: &impl Record) -> Map<String, Json> {
+    let mut object = Map::new();
+    object.insert("@timestamp".into(), timestamp(record.time()).into());
+    put(&mut object, "ecs.version", ECS_VERSION.into());
+    put(&mut object, "event.kind", "event".into());
+    for def in Field::TABLE {
+        if let Some(value) = record.get(def.field) {
+            put(&mut object, def.name, json_of(value));
+        }
+    }
+    object
+}
+
+/// What was done about an alert.
+pub struct Outcome<'a> {
+    /// What.
+    pub action: ActionName,
+    /// From the event to when all processes stood still, or none was left.
+    pub latency: Duration,
+    /// After a kill: from the event to when the container was gone.
+    pub gone: Option<Duration>,
+    /// `None` if it worked.
+    pub error: Option<&'a str>,
+}
+
+/// An alert and what was done about it.
+pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<String, Json> {
+    let mut object = event(record);
+    let rule = &alert.rule;
+    put(&mut object, "event.kind", "alert".into());
+    put(&mut object, "event.severity", number(rule.severity).into());
+    put(&mut object, "rule.id", rule.id.as_str().into());
+    put(&mut object, "rule.name", rule.title.as_str().into());
+    if !rule.attack.is_empty() {
+        put(&mut object, "threat.technique.id", rule.attack.clone().into());
+    }
+    put(&mut object, "coi.severity", rule.severity.name().into());
+    put(&mut object, "coi.message", alert.message.as_str().into());
+    if alert.suppressed_before > 0 {
+        put(&mut object, "coi.suppressed", alert.suppressed_before.into());
+    }
+    if !alert.evidence.is_empty() {
+        let evidence = alert.evidence.iter().map(|evidence| {
+            json!({
+                "@timestamp": timestamp(evidence.time),
+                "action": evidence.kind.name(),
+                "text": evidence.text,
+            })
+        });
+        put(&mut object, "coi.evidence", evidence.collect());
+    }
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut done = json!({
+        "name": outcome.action,
+        "result": if outcome.error.is_none() { "success" } else { "failure" },
+        "latency_us": microseconds(outcome.latency),
+    });
+    if let Some(gone) = outcome.gone {
+        done["gone_us"] = microseconds(gone).into();
+    }
+    if let Some(error) = outcome.error {
+        done["error"] = error.into();
+    }
+    put(&mut object, "coi.action", done);
+    object
+}
+
+/// A watch has come to a state. `why` is for people; `holes` are told when the watch is armed.
+pub fn state(container: &Container, state: WatchState, why: &str, holes: &[Hole]) -> Map<String, Json> {
+    let mut object = Map::new();
+    object.insert("@timestamp".into(), timestamp(boottime()).into());
+    put(&mut object, "ecs.version", ECS_VERSION.into());
+    put(&mut object, "event.kind", "state".into());
+    put(&mut object, "container.name", container.name.as_str().into());
+    put(&mut object, "container.id", container.id.as_str().into());
+    put(&mut object, "coi.state", json!(state));
+    put(&mut object, "coi.message", why.into());
+    if !holes.is_empty() {
+        put(&mut object, "coi.holes", json!(holes));
+    }
+    object
+}
+
+/// A time of the kernel's clock as RFC 3339 in UTC, with nine digits.
+pub(crate) fn timestamp(boot_time: u64) -> String {
+    let ago = Duration::from_nanos(boottime().saturating_sub(boot_time));
+    let then = Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{then:.9}")
+}
+
+/// ECS wants a number; these are the ones Elastic's own rules use for the four steps.
+fn number(severity: Severity) -> u8 {
+    match severity {
+        Severity::Info => 21,
+        Severity::Warning => 47,
+        Severity::High => 73,
+        Severity::Critical => 99,
+    }
+}
+
+fn json_of(value: Value<'_>) -> Json {
+    match value {
+        Value::Keyword(text) => text.into(),
+        Value::Integer(number) => number.into(),
+        Value::Boolean(yes) => yes.into(),
+        Value::Ip(ip) => ip.to_string().into(),
+        Value::Keywords(texts) => texts.iter().map(|text| &**text).collect(),
+    }
+}
+
+/// Sets a value below a dotted name.
+fn put(object: &mut Map<String, Json>, name: &str, value: Json) {
+    match name.split_once('.') {
+        None => {
+            object.insert(name.to_owned(), value);
+        }
+        Some((first, rest)) => {
+            let below = object.entry(first).or_insert_with(|| Json::Object(Map::new()));
+            // A name is never both a value and a prefix: the table of fields is tested for it.
+            if let Json::Object(below) = below {
+                put(below, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_field_is_both_a_value_and_a_prefix() {
+        for a in Field::TABLE {
+            for b in Field::TABLE {
+                assert!(!b.name.starts_with(&format!("{}.", a.name)), "{} and {}", a.name, b.name);
+            }
+        }
+    }
+
+    #[test]
+    fn dotted_names_nest() {
+        let mut object = Map::new();
+        put(&mut object, "a.b.c", 1.into());
+        put(&mut object, "a.d", 2.into());
+        assert_eq!(Json::Object(object), json!({"a": {"b": {"c": 1}, "d": 2}}));
+    }
+}

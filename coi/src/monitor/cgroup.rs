@@ -1,0 +1,209 @@
+//! Cgroups of the unified hierarchy: where they are, what they are called, and how they are stopped.
+//!
+//! It promises that a cgroup once opened stays the same one: its files are opened below its directory's
+//! descriptor, so that another one that gets its name later is never touched in its place.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Why a cgroup cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// There is no unified hierarchy.
+    #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")]
+    NotMounted,
+    /// It is not there, or not to be opened.
+    #[error("cannot open the cgroup {path}: {source}")]
+    Open {
+        /// Its path from the hierarchy's root.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A write was refused.
+    #[error("cannot write {value} to {file} of the cgroup {path}: {source}")]
+    Write {
+        /// The cgroup's path from the hierarchy's root.
+        path: String,
+        /// Which of its files.
+        file: &'static str,
+        /// What should be written.
+        value: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It did not come to the state asked for in time.
+    #[error("the cgroup {path} did not reach \"{state}\" within {within:?}")]
+    Deadline {
+        /// Its path from the hierarchy's root.
+        path: String,
+        /// The line of cgroup.events that was waited for.
+        state: &'static str,
+        /// How long.
+        within: Duration,
+    },
+}
+
+/// Where the unified hierarchy is mounted.
+pub fn mount_point() -> Result<PathBuf, CgroupError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
+    find_mount(&mounts).ok_or(CgroupError::NotMounted)
+}
+
+/// The unified hierarchy's mount point in a mountinfo: the one that shows the hierarchy's own root.
+fn find_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(3);
+        let (root, point) = (left.next()?, left.next()?);
+        (right.split(' ').next() == Some("cgroup2") && root == "/").then(|| PathBuf::from(point))
+    })
+}
+
+/// The path of a process's cgroup from the unified hierarchy's root.
+pub fn of_process(pid: u32) -> Option<String> {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// How deep below the root a path is; the root itself is at 0.
+pub fn level(path: &str) -> u32 {
+    path.split('/').filter(|part| !part.is_empty()).count() as u32
+}
+
+/// A cgroup.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: String,
+    directory: File,
+    id: u64,
+}
+
+impl Cgroup {
+    /// Opens the cgroup of this path from the hierarchy's root.
+    pub fn open(path: &str) -> Result<Self, CgroupError> {
+        let full = mount_point()?.join(path.trim_start_matches('/'));
+        let open = || {
+            let directory =
+                fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&full)?;
+            let id = directory.metadata()?.ino();
+            Ok((directory, id))
+        };
+        let (directory, id) = open().map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), directory, id })
+    }
+
+    /// Its path from the hierarchy's root.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its id, as the kernel's helpers give it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its directory, through the open descriptor.
+    pub fn directory(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string())
+    }
+
+    fn write(&self, file: &'static str, value: &'static str) -> Result<(), CgroupError> {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(self.directory().join(file))
+            .and_then(|mut opened| opened.write_all(value.as_bytes()))
+            .map_err(|source| CgroupError::Write { path: self.path.clone(), file, value, source })
+    }
+
+    /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have.
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        self.write("cgroup.freeze", "1")
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        self.write("cgroup.freeze", "0")
+    }
+
+    /// Ends all its processes, frozen or not.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Waits until none of its processes runs any more.
+    pub fn wait_frozen(&self, within: Duration) -> Result<(), CgroupError> {
+        self.wait_for("frozen 1", within)
+    }
+
+    /// Waits until there is no process in it. One that has been removed has none.
+    pub fn wait_empty(&self, within: Duration) -> Result<(), CgroupError> {
+        self.wait_for("populated 0", within)
+    }
+
+    fn wait_for(&self, state: &'static str, within: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + within;
+        let gone =
+            |error: &io::Error| matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV));
+        let failed = |source| CgroupError::Open { path: self.path.clone(), source };
+        let mut events = match File::open(self.directory().join("cgroup.events")) {
+            Ok(events) => events,
+            Err(error) if gone(&error) => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        loop {
+            let mut text = String::new();
+            match events.rewind().and_then(|()| events.read_to_string(&mut text)) {
+                Ok(_) if text.lines().any(|line| line == state) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if gone(&error) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(CgroupError::Deadline { path: self.path.clone(), state, within });
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            // An interrupted wait is looked at again; the deadline holds.
+            let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
+        }
+    }
+
+    /// Is this process in it, or below it?
+    pub fn holds(&self, pid: u32) -> bool {
+        let own = self.path.trim_end_matches('/');
+        of_process(pid)
+            .and_then(|path| path.strip_prefix(own).map(str::to_owned))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_that_shows_the_root_is_taken() {
+        let mountinfo = "\
+            30 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+            31 30 0:27 /docker/x /mnt/part rw,nosuid - cgroup2 cgroup2 rw\n\
+            32 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_mount(mountinfo), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(find_mount(""), None);
+    }
+
+    #[test]
+    fn levels() {
+        assert_eq!((level("/"), level("/a"), level("/a/b/"), level("")), (0, 1, 2, 0));
+    }
+}

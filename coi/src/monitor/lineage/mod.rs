@@ -1,0 +1,543 @@
+//! Who is who: processes, their parents and what their standard streams lead to.
+//!
+//! It promises that each event leaves it with the process that stood behind it as it was then, also when that
+//! process was forked twice, reparented, or is older than the watch (one look at /proc after the watch began).
+//! Processes are known by process id and start time. What it keeps is bounded; what it had to forget is
+//! counted. It knows no rules: that a shell's streams lead to a socket is a fact here, and a reverse shell only
+//! in a rule.
+
+mod link;
+mod proc;
+
+pub use proc::uid_map;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_SETUP, Header, Stream, StreamKind};
+
+use super::{
+    event::{Actor, Container, Detail, Event, EventKind, FileDetail, Process, ProcessKey, Text},
+    sensor::decode::{Body, Connection, Open, Peer, RawEvent},
+};
+
+/// How many processes are kept at most.
+const MOST: usize = 65_536;
+/// How many ended processes are kept, for what is told of them late and for their children's sake.
+const MOST_ENDED: usize = 4_096;
+/// How many ancestors a process remembers.
+const ANCESTORS: usize = 16;
+
+/// What there is to know about the container of an event.
+pub struct Context<'a> {
+    /// The container itself.
+    pub container: &'a Arc<Container>,
+    /// The workspace as seen inside, without a slash at the end.
+    pub workspace: Option<&'a str>,
+    /// The user namespace: first id inside, first outside, how many. Empty: ids are the host's.
+    pub uid_map: &'a [[u32; 3]],
+}
+
+impl Context<'_> {
+    fn user(&self, uid: u32) -> Text {
+        for [inside, outside, count] in self.uid_map {
+            if let Some(offset) = uid.checked_sub(*outside).filter(|offset| offset < count) {
+                return Text::of(format_args!("{}", inside + offset));
+            }
+        }
+        if self.uid_map.is_empty() {
+            Text::of(format_args!("{uid}"))
+        } else {
+            Text::of(format_args!("host:{uid}"))
+        }
+    }
+
+    fn owns(&self, path: &str) -> bool {
+        self.workspace
+            .and_then(|workspace| path.strip_prefix(workspace))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// All processes of all watched cgroups.
+#[derive(Default)]
+pub struct Lineage {
+    nodes: HashMap<ProcessKey, Node>,
+    by_pid: HashMap<u32, ProcessKey>,
+    /// The living processes of each watched cgroup.
+    living: HashMap<u64, HashSet<ProcessKey>>,
+    ended: VecDeque<ProcessKey>,
+    forgotten: u64,
+}
+
+struct Node {
+    process: Arc<Process>,
+    scope: u64,
+    parent: Option<ProcessKey>,
+    stdio: [Stream; 3],
+    /// Its streams are its parent's as they were at the fork; nothing has been told of them since.
+    stdio_inherited: bool,
+    /// The other end of its latest connection, or of its parent's if it was forked off after that.
+    connection: Option<(IpAddr, u16)>,
+    /// Named pipes it has opened: inode and whether for writing.
+    fifos: Vec<(u64, bool)>,
+    /// Its link has been told; once per program.
+    linked: bool,
+    /// Its start time is only known in clock ticks.
+    from_proc: bool,
+}
+
+impl Lineage {
+    /// Learns the processes that are in a cgroup already. Call it once the cgroup is in scope, so that none
+    /// can come between.
+    pub fn snapshot(&mut self, scope: u64, cgroup: &Path) {
+        let mut found: Vec<_> =
+            proc::members(cgroup).into_iter().filter_map(|pid| Some((pid, proc::snapshot(pid)?))).collect();
+        // Parents first, so that children find them.
+        found.sort_by_key(|(_, snapshot)| snapshot.start_ticks);
+        for (pid, snapshot) in found {
+            if !self.by_pid.contains_key(&pid) {
+                self.add_from_proc(pid, scope, snapshot);
+            }
+        }
+    }
+
+    fn add_from_proc(&mut self, pid: u32, scope: u64, snapshot: proc::Snapshot) -> ProcessKey {
+        let key = ProcessKey { pid, start_time: snapshot.start_ticks * proc::TICK };
+        let parent = self.by_pid.get(&snapshot.parent_pid).copied();
+        let process = Process {
+            key,
+            entity_id: entity_id(key),
+            executable: snapshot.executable.into(),
+            command_line: snapshot.args.join(" ").into(),
+            args: snapshot.args.into(),
+            args_truncated: false,
+            args_unreadable: false,
+            ancestors: self.ancestors(parent),
+        };
+        let mut node = Node::new(Arc::new(process), scope, parent);
+        node.stdio = proc::stdio(pid).unwrap_or_default();
+        node.from_proc = true;
+        self.insert(key, node);
+        key
+    }
+
+    /// Forgets a watched cgroup.
+    pub fn forget(&mut self, scope: u64) {
+        self.living.remove(&scope);
+        self.nodes.retain(|_, node| node.scope != scope);
+        self.by_pid.retain(|_, key| self.nodes.contains_key(key));
+        self.ended.retain(|key| self.nodes.contains_key(key));
+    }
+
+    /// How many processes had to be forgotten while they lived.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Turns a kernel record into events: itself, and what follows from it.
+    pub fn apply(&mut self, raw: RawEvent, context: &Context<'_>, events: &mut Vec<Event>) {
+        let RawEvent { header, body } = raw;
+        if let Body::Loss { kind, count } = body {
+            let kind = wire_kind(kind).map_or("cgroup", EventKind::name);
+            events.push(Event {
+                kind: EventKind::Loss,
+                time: header.time,
+                setup: false,
+                container: Arc::clone(context.container),
+                actor: Actor::default(),
+                process: None,
+                parent: None,
+                detail: Detail::Loss { kind, count },
+            });
+            return;
+        }
+        let key = match &body {
+            Body::Fork => self.forked(&header),
+            Body::Exec { path, args, stdio } => self.executed(&header, &path.text, args, *stdio),
+            _ => self.known(&header),
+        };
+        let mut changed = Changed::Nothing;
+        let (kind, detail) = match body {
+            Body::Exec { stdio, .. } => {
+                changed = Changed::Streams;
+                (EventKind::Exec, Detail::Stdio(stdio))
+            }
+            Body::Fork => (EventKind::Fork, Detail::None),
+            Body::Exit { status } => (EventKind::Exit, Detail::Exit { code: exit_code(status) }),
+            Body::Redirect { stdio } => {
+                self.set_stdio(key, stdio);
+                changed = Changed::Streams;
+                (EventKind::Redirect, Detail::Stdio(stdio))
+            }
+            Body::Connect(connection) => {
+                changed = self.connected(key, &connection);
+                (EventKind::Connect, connection_detail(connection))
+            }
+            Body::Accept(connection) => {
+                changed = self.connected(key, &connection);
+                (EventKind::Accept, connection_detail(connection))
+            }
+            Body::Open(open) => {
+                if open.fifo
+                    && let Some(node) = self.nodes.get_mut(&key)
+                    && node.fifos.len() < 16
+                {
+                    node.fifos.push((open.inode, open.write));
+                }
+                (EventKind::Open, file_detail(open, context))
+            }
+            Body::ExecFailed { path, errno } => {
+                let open =
+                    Open { path, inode: 0, device: 0, write: false, created: false, fifo: false, errno };
+                (EventKind::ExecFailed, file_detail(open, context))
+            }
+            Body::Read(bytes) => (EventKind::Read, Detail::Bytes(bytes)),
+            Body::Send(bytes) => (EventKind::Send, Detail::Bytes(bytes)),
+            // Told to the daemon, not to rules.
+            Body::CgroupMade(_) | Body::CgroupGone(_) | Body::Loss { .. } => return,
+        };
+        events.push(self.event(kind, &header, key, context, detail));
+        for (key, link) in self.new_links(key, changed) {
+            events.push(self.event(EventKind::Link, &header, key, context, Detail::Link(Box::new(link))));
+        }
+        if kind == EventKind::Exit {
+            self.exited(key);
+        }
+    }
+
+    fn event(
+        &self,
+        kind: EventKind,
+        header: &Header,
+        key: ProcessKey,
+        context: &Context<'_>,
+        detail: Detail,
+    ) -> Event {
+        let node = self.nodes.get(&key);
+        let parent = node.and_then(|node| self.nodes.get(&node.parent?));
+        // A link can be about another process than the one that acted; its numbers are less well known.
+        let actor = if key.pid == header.tgid {
+            Actor {
+                pid: header.tgid,
+                vpid: header.vpid,
+                tid: header.tid,
+                parent_pid: header.parent_tgid,
+                group: header.pgid,
+                session: header.sid,
+                user: context.user(header.uid),
+            }
+        } else {
+            Actor {
+                pid: key.pid,
+                tid: key.pid,
+                parent_pid: parent.map_or(0, |parent| parent.process.key.pid),
+                ..Actor::default()
+            }
+        };
+        Event {
+            kind,
+            time: header.time,
+            setup: header.flags & FLAG_SETUP != 0,
+            container: Arc::clone(context.container),
+            actor,
+            process: node.map(|node| Arc::clone(&node.process)),
+            parent: parent.map(|parent| Arc::clone(&parent.process)),
+            detail,
+        }
+    }
+
+    fn forked(&mut self, header: &Header) -> ProcessKey {
+        let key = key_of(header);
+        if self.nodes.contains_key(&key) {
+            return key;
+        }
+        let parent = self.find(header.parent_tgid, header.parent_start_time);
+        let ancestors = self.ancestors(parent);
+        let node = match parent.and_then(|parent| self.nodes.get(&parent)) {
+            Some(parent_node) => {
+                let process = Process {
+                    key,
+                    entity_id: entity_id(key),
+                    ancestors,
+                    ..Process::clone(&parent_node.process)
+                };
+                Node {
+                    stdio: parent_node.stdio,
+                    stdio_inherited: true,
+                    connection: parent_node.connection,
+                    linked: parent_node.linked,
+                    ..Node::new(Arc::new(process), header.scope, parent)
+                }
+            }
+            None => Node::new(Arc::new(unknown(key)), header.scope, None),
+        };
+        self.insert(key, node);
+        key
+    }
+
+    fn executed(
+        &mut self,
+        header: &Header,
+        executable: &str,
+        args: &Arc<[Arc<str>]>,
+        stdio: [Stream; 3],
+    ) -> ProcessKey {
+        let key = key_of(header);
+        let old = self.find(key.pid, key.start_time).and_then(|old| self.nodes.remove(&old));
+        let parent = match &old {
+            Some(old) if !old.from_proc => old.parent,
+            _ => self.find(header.parent_tgid, header.parent_start_time),
+        };
+        let ancestors = match &old {
+            Some(old) if !old.from_proc => Arc::clone(&old.process.ancestors),
+            _ => self.ancestors(parent),
+        };
+        let process = Process {
+            key,
+            entity_id: entity_id(key),
+            executable: executable.into(),
+            command_line: args.join(" ").into(),
+            args: Arc::clone(args),
+            args_truncated: header.flags & FLAG_ARGS_TRUNCATED != 0,
+            args_unreadable: header.flags & FLAG_ARGS_UNREADABLE != 0,
+            ancestors,
+        };
+        let node = Node { stdio, ..Node::new(Arc::new(process), header.scope, parent) };
+        self.insert(key, node);
+        key
+    }
+
+    /// The process of a record, made up from /proc if it has not been seen before.
+    fn known(&mut self, header: &Header) -> ProcessKey {
+        if let Some(key) = self.find(header.tgid, header.start_time) {
+            return key;
+        }
+        let key = key_of(header);
+        let parent = self.find(header.parent_tgid, header.parent_start_time);
+        let ancestors = self.ancestors(parent);
+        let snapshot =
+            proc::snapshot(key.pid).filter(|found| found.start_ticks == key.start_time / proc::TICK);
+        let process = match snapshot {
+            Some(snapshot) => Process {
+                executable: snapshot.executable.into(),
+                command_line: snapshot.args.join(" ").into(),
+                args: snapshot.args.into(),
+                ancestors,
+                ..unknown(key)
+            },
+            None => Process { ancestors, ..unknown(key) },
+        };
+        self.insert(key, Node::new(Arc::new(process), header.scope, parent));
+        key
+    }
+
+    /// A process that is kept; one from /proc gets its exact start time here.
+    fn find(&mut self, pid: u32, start_time: u64) -> Option<ProcessKey> {
+        let exact = ProcessKey { pid, start_time };
+        if self.nodes.contains_key(&exact) {
+            return Some(exact);
+        }
+        let near = *self.by_pid.get(&pid)?;
+        let node = self.nodes.get(&near)?;
+        if !node.from_proc || near.start_time != start_time / proc::TICK * proc::TICK {
+            return None;
+        }
+        let mut node = self.nodes.remove(&near)?;
+        node.from_proc = false;
+        node.process =
+            Arc::new(Process { key: exact, entity_id: entity_id(exact), ..Process::clone(&node.process) });
+        if let Some(living) = self.living.get_mut(&node.scope) {
+            living.remove(&near);
+        }
+        self.insert(exact, node);
+        for other in self.nodes.values_mut().filter(|other| other.parent == Some(near)) {
+            other.parent = Some(exact);
+        }
+        Some(exact)
+    }
+
+    fn insert(&mut self, key: ProcessKey, node: Node) {
+        if self.nodes.len() >= MOST {
+            self.forget_one();
+        }
+        self.by_pid.insert(key.pid, key);
+        self.living.entry(node.scope).or_default().insert(key);
+        self.nodes.insert(key, node);
+    }
+
+    fn forget_one(&mut self) {
+        let victim = self.ended.pop_front().or_else(|| {
+            self.forgotten += 1;
+            self.nodes.keys().next().copied()
+        });
+        if let Some(victim) = victim {
+            self.remove(victim);
+        }
+    }
+
+    fn remove(&mut self, key: ProcessKey) {
+        if let Some(node) = self.nodes.remove(&key)
+            && let Some(living) = self.living.get_mut(&node.scope)
+        {
+            living.remove(&key);
+        }
+        if self.by_pid.get(&key.pid) == Some(&key) {
+            self.by_pid.remove(&key.pid);
+        }
+    }
+
+    fn exited(&mut self, key: ProcessKey) {
+        if let Some(node) = self.nodes.get(&key)
+            && let Some(living) = self.living.get_mut(&node.scope)
+        {
+            living.remove(&key);
+        }
+        self.ended.push_back(key);
+        if self.ended.len() > MOST_ENDED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.remove(oldest);
+        }
+    }
+
+    fn set_stdio(&mut self, key: ProcessKey, stdio: [Stream; 3]) {
+        if let Some(node) = self.nodes.get_mut(&key) {
+            node.stdio = stdio;
+            node.stdio_inherited = false;
+        }
+    }
+
+    fn connected(&mut self, key: ProcessKey, connection: &Connection) -> Changed {
+        self.set_stdio(key, connection.stdio);
+        let remote = match connection.peer {
+            Peer::Tcp(ip, port) => (ip, port),
+            // Asking for a name makes nobody a relay.
+            Peer::Udp(ip, port) if port != 53 => (ip, port),
+            _ => return Changed::Nothing,
+        };
+        if remote.1 == 0 {
+            return Changed::Nothing;
+        }
+        if let Some(node) = self.nodes.get_mut(&key) {
+            node.connection = Some(remote);
+        }
+        Changed::Connection
+    }
+
+    fn ancestors(&self, parent: Option<ProcessKey>) -> Arc<[Arc<str>]> {
+        let Some(parent) = parent.and_then(|parent| self.nodes.get(&parent)) else { return Arc::from([]) };
+        std::iter::once(&parent.process.executable)
+            .chain(parent.process.ancestors.iter())
+            .take(ANCESTORS)
+            .cloned()
+            .collect()
+    }
+}
+
+/// What a record changed about where streams lead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Nothing,
+    /// The process's own streams.
+    Streams,
+    /// The process has a connection now.
+    Connection,
+}
+
+impl Node {
+    fn new(process: Arc<Process>, scope: u64, parent: Option<ProcessKey>) -> Self {
+        Self {
+            process,
+            scope,
+            parent,
+            stdio: [Stream::default(); 3],
+            stdio_inherited: false,
+            connection: None,
+            fifos: Vec::new(),
+            linked: false,
+            from_proc: false,
+        }
+    }
+}
+
+fn key_of(header: &Header) -> ProcessKey {
+    ProcessKey { pid: header.tgid, start_time: header.start_time }
+}
+
+fn entity_id(key: ProcessKey) -> Arc<str> {
+    format!("{}-{:x}", key.pid, key.start_time).into()
+}
+
+fn unknown(key: ProcessKey) -> Process {
+    Process {
+        key,
+        entity_id: entity_id(key),
+        executable: Arc::from(""),
+        args: Arc::from([]),
+        command_line: Arc::from(""),
+        args_truncated: false,
+        args_unreadable: true,
+        ancestors: Arc::from([]),
+    }
+}
+
+fn wire_kind(kind: coi_common::Kind) -> Option<EventKind> {
+    use coi_common::Kind;
+    Some(match kind {
+        Kind::Exec => EventKind::Exec,
+        Kind::ExecFailed => EventKind::ExecFailed,
+        Kind::Fork => EventKind::Fork,
+        Kind::Exit => EventKind::Exit,
+        Kind::Connect => EventKind::Connect,
+        Kind::Accept => EventKind::Accept,
+        Kind::Redirect => EventKind::Redirect,
+        Kind::Open => EventKind::Open,
+        Kind::Read => EventKind::Read,
+        Kind::Send => EventKind::Send,
+        Kind::CgroupMade | Kind::CgroupGone => return None,
+    })
+}
+
+fn exit_code(status: u32) -> i64 {
+    let signal = status & 0x7f;
+    i64::from(if signal == 0 { status >> 8 & 0xff } else { 128 + signal })
+}
+
+fn connection_detail(connection: Connection) -> Detail {
+    let (remote, transport, path) = match connection.peer {
+        Peer::Tcp(ip, port) => (Some((ip, port)), "tcp", None),
+        Peer::Udp(ip, port) => (Some((ip, port)), "udp", None),
+        Peer::Unix(path) => (None, "unix", Some(path)),
+    };
+    Detail::Connection { stdio: connection.stdio, remote, transport, path, result: connection.result }
+}
+
+fn file_detail(open: Open, context: &Context<'_>) -> Detail {
+    let inode = if open.inode == 0 {
+        Text::default()
+    } else {
+        Text::of(format_args!("{}:{}", open.device, open.inode))
+    };
+    Detail::File(Box::new(FileDetail {
+        workspace: !open.path.as_passed && context.owns(&open.path.text),
+        path: open.path.text,
+        inode,
+        write: open.write,
+        created: open.created,
+        truncated: open.path.truncated,
+        unreadable: open.path.unreadable,
+        errno: open.errno,
+    }))
+}
+
+fn kind(stream: &Stream) -> StreamKind {
+    StreamKind::from_u8(stream.kind)
+}
+
+#[cfg(test)]
+mod tests;

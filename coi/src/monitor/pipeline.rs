@@ -1,0 +1,411 @@
+//! The one thread through which every event goes: sensor, lineage, rules, and the first move of the answer.
+//!
+//! It promises that a freeze is written to the cgroup before anything else is done about an alert, and that
+//! it never waits for Incus, for the disk or for a viewer. What takes longer goes to the watch's own task as a
+//! [`Note`]; a note that finds no room there is counted in [`Watched::unsaid`].
+
+use std::{
+    collections::HashMap,
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{
+    audit,
+    cgroup::{Cgroup, level},
+    event::{Container, Event, EventKind},
+    lineage::{Context, Lineage, uid_map},
+    respond::action_for,
+    rules::{Alert, Engine, RuleSet},
+    sensor::{
+        BULK_INTERVAL, Sensor, SensorError, boottime,
+        decode::{Body, RawEvent},
+    },
+    service::api::ActionName,
+};
+
+/// How often the loss counters are looked at.
+const LOSS_INTERVAL: Duration = Duration::from_millis(500);
+/// After an unclean end LXC appends -1, -2 and so on to a container's cgroup; so many are expected.
+const SUFFIXES: u32 = 9;
+
+/// A container or cgroup that is watched, as the pipeline and its watch's task share it.
+pub struct Watched {
+    /// Its name and identity.
+    pub container: Arc<Container>,
+    /// The cgroup's path from the hierarchy's root.
+    pub path: String,
+    /// Freeze and kill by the rules.
+    pub respond: AtomicBool,
+    /// The workspace's path as seen inside.
+    pub workspace: Option<String>,
+    /// What the kernel side knows of it.
+    pub scope: coi_common::Scope,
+    /// Who looks on: lines of JSON.
+    pub viewers: broadcast::Sender<Arc<str>>,
+    /// Its task.
+    pub notes: mpsc::Sender<Note>,
+    /// Notes that found no room.
+    pub unsaid: AtomicU64,
+}
+
+/// What a watch's task is told.
+pub enum Note {
+    /// A rule fired.
+    Alert(Box<Decision>),
+    /// Its cgroup has been made.
+    Made(Arc<Cgroup>),
+    /// Its cgroup has been removed.
+    Gone,
+    /// Events were lost.
+    Lost(Box<Event>),
+}
+
+/// An alert, and what is to be done about it.
+pub struct Decision {
+    /// The event that made the rule fire.
+    pub event: Event,
+    /// The alert.
+    pub alert: Alert,
+    /// What to do.
+    pub action: ActionName,
+    /// Where.
+    pub cgroup: Option<Arc<Cgroup>>,
+}
+
+/// What the pipeline is asked to do.
+enum Command {
+    Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
+    Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
+    Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Stop,
+}
+
+/// The way to a running pipeline. It stops when the last handle is gone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: std_mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+}
+
+/// The pipeline's thread has ended; it does so only by a panic.
+#[derive(Debug, thiserror::Error)]
+#[error("the monitor's thread has ended; see the daemon's log and start it again: coi daemon")]
+pub struct Ended;
+
+impl Handle {
+    fn send(&self, command: Command) -> Result<(), Ended> {
+        self.commands.send(command).map_err(|_| Ended)?;
+        self.wake.write(1).map(drop).map_err(|_| Ended)
+    }
+
+    /// Watches from now on, and whenever its cgroup is made again. `existing` is its cgroup if it is there.
+    pub async fn arm(
+        &self,
+        watched: Arc<Watched>,
+        existing: Option<Arc<Cgroup>>,
+    ) -> Result<Result<(), SensorError>, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Arm(watched, existing, reply))?;
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// Watches no longer.
+    pub async fn disarm(&self, watched: Arc<Watched>) -> Result<Result<(), SensorError>, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Disarm(watched, reply))?;
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// Before a thaw: what happened so far is over, the next alert acts again.
+    pub async fn rearm(&self, watched: Arc<Watched>) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Rearm(watched, reply))?;
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// Ends the pipeline, and with it every kernel program.
+    pub fn stop(&self) {
+        // One that has ended needs no stopping.
+        let _ = self.send(Command::Stop);
+    }
+}
+
+/// Starts the pipeline.
+pub fn start(sensor: Sensor, rules: Arc<RuleSet>) -> std::io::Result<(Handle, std::thread::JoinHandle<()>)> {
+    let (commands, inbox) = std_mpsc::channel();
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    let handle = Handle { commands, wake: Arc::clone(&wake) };
+    let pipeline = Pipeline {
+        sensor,
+        lineage: Lineage::default(),
+        engine: Engine::new(rules),
+        scopes: HashMap::new(),
+        expected: HashMap::new(),
+        inbox,
+        wake,
+        raw: Vec::new(),
+        events: Vec::new(),
+        alerts: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("coi-monitor".into()).spawn(move || pipeline.run())?;
+    Ok((handle, thread))
+}
+
+struct Pipeline {
+    sensor: Sensor,
+    lineage: Lineage,
+    engine: Engine,
+    /// What runs now, by the cgroup's id.
+    scopes: HashMap<u64, Scoped>,
+    /// What is watched whenever it is made, by the cgroup's path.
+    expected: HashMap<String, Arc<Watched>>,
+    inbox: std_mpsc::Receiver<Command>,
+    wake: Arc<EventFd>,
+    /// Kept for their room.
+    raw: Vec<RawEvent>,
+    events: Vec<Event>,
+    alerts: Vec<Alert>,
+}
+
+/// A watched cgroup that exists.
+struct Scoped {
+    watched: Arc<Watched>,
+    cgroup: Option<Arc<Cgroup>>,
+    /// The user namespace of its init.
+    uid_map: Vec<[u32; 3]>,
+    /// The gravest that has been done; a second freeze of what is frozen would only be noise.
+    done: Option<ActionName>,
+}
+
+impl Pipeline {
+    fn run(mut self) {
+        let mut losses_due = Instant::now() + LOSS_INTERVAL;
+        loop {
+            self.wait();
+            // Commands are taken first and carried out last: what happened before somebody asked is judged
+            // before the answer.
+            let commands: Vec<_> = self.inbox.try_iter().collect();
+            self.sensor.drain(&mut self.raw);
+            if Instant::now() >= losses_due {
+                self.sensor.losses(&mut self.raw);
+                losses_due = Instant::now() + LOSS_INTERVAL;
+            }
+            let mut raw = std::mem::take(&mut self.raw);
+            for event in raw.drain(..) {
+                self.take(event);
+            }
+            self.raw = raw;
+            for command in commands {
+                match command {
+                    Command::Arm(watched, existing, reply) => {
+                        let _ = reply.send(self.arm(&watched, existing));
+                    }
+                    Command::Disarm(watched, reply) => {
+                        let _ = reply.send(self.disarm(&watched));
+                    }
+                    Command::Rearm(watched, reply) => {
+                        self.rearm(&watched);
+                        let _ = reply.send(());
+                    }
+                    Command::Stop => return,
+                }
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let timeout = if self.scopes.is_empty() { LOSS_INTERVAL } else { BULK_INTERVAL };
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        let mut fds = [
+            PollFd::new(self.sensor.wakes(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait is one that has ended.
+        let _ = poll(&mut fds, timeout);
+        // Empty if nobody called.
+        let _ = self.wake.read();
+    }
+
+    fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
+        for path in paths(&watched.path) {
+            self.sensor.expect(&path, watched.scope)?;
+            self.expected.insert(path, Arc::clone(watched));
+        }
+        if let Some(cgroup) = existing {
+            let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope };
+            let id = cgroup.id();
+            let directory = cgroup.directory();
+            self.sensor.watch(id, scope)?;
+            self.began(id, Arc::clone(watched), Some(cgroup));
+            self.lineage.snapshot(id, &directory);
+        }
+        Ok(())
+    }
+
+    fn disarm(&mut self, watched: &Arc<Watched>) -> Result<(), SensorError> {
+        let mut result = Ok(());
+        for path in paths(&watched.path) {
+            // Another watch may have taken the path over.
+            if self.expected.get(&path).is_some_and(|other| Arc::ptr_eq(other, watched)) {
+                self.expected.remove(&path);
+                result = result.and(self.sensor.unexpect(&path));
+            }
+        }
+        let ids = self.ids(watched);
+        for id in ids {
+            result = result.and(self.sensor.unwatch(id));
+            self.ended(id);
+        }
+        result
+    }
+
+    fn rearm(&mut self, watched: &Arc<Watched>) {
+        for id in self.ids(watched) {
+            self.engine.reset(id);
+            if let Some(scoped) = self.scopes.get_mut(&id) {
+                scoped.done = None;
+            }
+        }
+    }
+
+    fn ids(&self, watched: &Arc<Watched>) -> Vec<u64> {
+        let of_it = self.scopes.iter().filter(|(_, scoped)| Arc::ptr_eq(&scoped.watched, watched));
+        of_it.map(|(id, _)| *id).collect()
+    }
+
+    fn began(&mut self, id: u64, watched: Arc<Watched>, cgroup: Option<Arc<Cgroup>>) {
+        if let Some(cgroup) = &cgroup {
+            watched.tell(Note::Made(Arc::clone(cgroup)));
+        }
+        self.scopes.insert(id, Scoped { watched, cgroup, uid_map: Vec::new(), done: None });
+    }
+
+    fn ended(&mut self, id: u64) {
+        self.lineage.forget(id);
+        self.engine.forget(id);
+        self.scopes.remove(&id);
+    }
+
+    fn take(&mut self, raw: RawEvent) {
+        match &raw.body {
+            Body::CgroupMade(made) => {
+                if let Some(watched) = self.expected.get(&made.path) {
+                    let watched = Arc::clone(watched);
+                    // It may be gone again; there is nothing to act on then.
+                    let cgroup = Cgroup::open(&made.path).ok().filter(|cgroup| cgroup.id() == made.id);
+                    self.began(made.id, watched, cgroup.map(Arc::new));
+                }
+                return;
+            }
+            Body::CgroupGone(gone) => {
+                if let Some(scoped) = self.scopes.get(&gone.id) {
+                    scoped.watched.tell(Note::Gone);
+                    self.ended(gone.id);
+                }
+                return;
+            }
+            _ => {}
+        }
+        let scope = raw.header.scope;
+        let Some(scoped) = self.scopes.get_mut(&scope) else { return };
+        if scoped.uid_map.is_empty()
+            && matches!(raw.body, Body::Exec { .. })
+            && raw.header.flags & coi_common::FLAG_SETUP == 0
+        {
+            scoped.uid_map = uid_map(raw.header.tgid).unwrap_or_default();
+        }
+        let context = Context {
+            container: &scoped.watched.container,
+            workspace: scoped.watched.workspace.as_deref(),
+            uid_map: &scoped.uid_map,
+        };
+        self.lineage.apply(raw, &context, &mut self.events);
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            self.judge(scope, event);
+        }
+        self.events = events;
+    }
+
+    fn judge(&mut self, scope: u64, event: Event) {
+        let Some(scoped) = self.scopes.get_mut(&scope) else { return };
+        self.engine.evaluate(&event, scope, &mut self.alerts);
+        for alert in self.alerts.drain(..) {
+            scoped.answer(&event, alert);
+        }
+        scoped.watched.show(&event);
+        if event.kind == EventKind::Loss {
+            scoped.watched.tell(Note::Lost(Box::new(event)));
+        }
+    }
+}
+
+impl Scoped {
+    fn answer(&mut self, event: &Event, alert: Alert) {
+        let respond = self.watched.respond.load(Ordering::Relaxed);
+        let wanted = if respond { action_for(alert.rule.severity) } else { ActionName::Log };
+        let action = match (wanted, self.done) {
+            (ActionName::Log, _) => ActionName::Log,
+            (ActionName::Freeze, Some(_)) | (_, Some(ActionName::Kill)) => ActionName::Log,
+            (wanted, _) => wanted,
+        };
+        if action != ActionName::Log {
+            if self.done.is_none()
+                && let Some(cgroup) = &self.cgroup
+            {
+                let before = boottime();
+                // If it fails, the watch's task tries again, and says so.
+                let written = cgroup.freeze();
+                let (seen, froze) = (before.saturating_sub(event.time), boottime() - before);
+                tracing::debug!(
+                    container = self.watched.container.name,
+                    seen,
+                    froze,
+                    ?written,
+                    "freezing (ns)"
+                );
+            }
+            self.done = Some(action);
+        }
+        self.watched.tell(Note::Alert(Box::new(Decision {
+            event: event.clone(),
+            alert,
+            action,
+            cgroup: self.cgroup.clone(),
+        })));
+    }
+}
+
+impl Watched {
+    fn tell(&self, note: Note) {
+        if self.notes.try_send(note).is_err() {
+            self.unsaid.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn show(&self, event: &Event) {
+        if self.viewers.receiver_count() > 0 {
+            let line = serde_json::Value::Object(audit::event(event)).to_string();
+            // Nobody there any more is no failure.
+            let _ = self.viewers.send(format!("{line}\n").into());
+        }
+    }
+}
+
+/// The paths under which a container's cgroup can be made.
+fn paths(path: &str) -> impl Iterator<Item = String> {
+    let path = path.to_owned();
+    std::iter::once(path.clone()).chain((1..=SUFFIXES).map(move |n| format!("{path}-{n}")))
+}

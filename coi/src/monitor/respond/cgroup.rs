@@ -1,0 +1,28 @@
+//! Acting on a plain cgroup.
+
+use std::sync::Arc;
+
+use super::{Action, Cgroup, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+
+/// Acts through the cgroup's own files and nothing else.
+#[derive(Debug)]
+pub struct CgroupResponder;
+
+impl Responder for CgroupResponder {
+    fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(freeze_cgroup(cgroup))
+    }
+
+    fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(thaw_cgroup(cgroup))
+    }
+
+    fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(kill_cgroup(cgroup))
+    }
+
+    /// Whoever made the cgroup removes it.
+    fn bury(&self) -> Action<'_> {
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,103 @@
+//! Acting on an Incus container: its cgroup first, then Incus's own state in line with it.
+//!
+//! A container whose cgroup is frozen and that Incus thinks is running makes `incus exec` hang, so Incus is told
+//! even though nothing runs any more.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Action, Cgroup, RespondError, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+use crate::incus::{Client, Error, Status};
+
+/// How long Incus may take to clean up after a killed container; it takes about a second.
+const GONE_DEADLINE: Duration = Duration::from_secs(15);
+/// How often it is asked meanwhile.
+const GONE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Acts on one container.
+pub struct IncusResponder {
+    client: Client,
+    name: String,
+    uuid: String,
+}
+
+impl IncusResponder {
+    /// The container of this name, as long as it has this volatile.uuid.
+    pub fn new(client: Client, name: impl Into<String>, uuid: impl Into<String>) -> Self {
+        Self { client, name: name.into(), uuid: uuid.into() }
+    }
+
+    /// Its status; `None` once it is gone, or another one has its name.
+    async fn status(&self) -> Result<Option<(Status, bool)>, Error> {
+        match self.client.instance(&self.name).await {
+            Ok(instance) if instance.uuid() == Some(&self.uuid) => {
+                Ok(Some((instance.status, instance.ephemeral)))
+            }
+            Ok(_) => Ok(None),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until it is gone, or stopped if it is to be kept.
+    async fn wait_gone(&self) -> Result<(), RespondError> {
+        let deadline = tokio::time::Instant::now() + GONE_DEADLINE;
+        loop {
+            match self.status().await? {
+                None | Some((Status::Stopped, false)) => return Ok(()),
+                Some(_) if tokio::time::Instant::now() > deadline => {
+                    return Err(RespondError::StillThere { name: self.name.clone(), within: GONE_DEADLINE });
+                }
+                Some((Status::Stopped, true)) => {
+                    // Incus deletes it by itself unless it was restarted in between.
+                    match self.client.delete(&self.name).await {
+                        Err(error) if !matches!(error, Error::NotFound { .. }) => {
+                            tracing::debug!(%error, name = self.name, "Incus is still busy with it");
+                        }
+                        _ => {}
+                    }
+                }
+                Some(_) => {}
+            }
+            tokio::time::sleep(GONE_INTERVAL).await;
+        }
+    }
+}
+
+impl Responder for IncusResponder {
+    fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(async move {
+            freeze_cgroup(cgroup).await?;
+            // It stands still; what Incus makes of it is second.
+            if let Err(error) = self.client.freeze(&self.name).await {
+                tracing::warn!(%error, name = self.name, "frozen, but Incus could not be told");
+            }
+            Ok(())
+        })
+    }
+
+    fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(async move {
+            if let Ok(Some((Status::Frozen, _))) = self.status().await
+                && let Err(error) = self.client.unfreeze(&self.name).await
+            {
+                tracing::warn!(%error, name = self.name, "Incus could not thaw it; its cgroup will be");
+            }
+            thaw_cgroup(cgroup).await
+        })
+    }
+
+    fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
+        Box::pin(kill_cgroup(cgroup))
+    }
+
+    fn bury(&self) -> Action<'_> {
+        Box::pin(async move {
+            // Incus notices by itself that the container has ended; asking makes sure, also where the kernel
+            // refused. "Not running" and "not found" are what is wanted.
+            if let Err(error) = self.client.stop_force(&self.name).await {
+                tracing::debug!(%error, name = self.name, "stopping it after its cgroup was killed");
+            }
+            self.wait_gone().await
+        })
+    }
+}

@@ -1,0 +1,564 @@
+//! Trees into typed conditions: every name is known, every operator is for its field's type, every value
+//! has it, and every field comes with one of the kinds of events that the rule looks at.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use globset::{GlobBuilder, GlobSetBuilder};
+use ipnet::IpNet;
+use regex::{Regex, RegexBuilder};
+
+use super::{
+    error::{Place, RuleError, RuleErrorKind, Span, nearest},
+    eval::{Expr, IntegerTest, IpTest, TextTest},
+    model::KindSet,
+    parser::{Name, Node, NodeKind, Operand, Operator, Test},
+};
+use crate::monitor::event::{EventKind, Field, Type};
+
+/// How much memory a compiled regular expression may take.
+const REGEX_LIMIT: usize = 256 << 10;
+/// How many parts a condition may have once its macros are in their places.
+const PARTS: usize = 4096;
+
+/// A text in a rule file, and where each of its bytes is.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) value: String,
+    /// The whole of it, quotes and all.
+    pub(super) place: Place,
+}
+
+impl Text {
+    /// The place of a part of the text.
+    pub(super) fn at(&self, span: &Span) -> Place {
+        let raw = self.place.file.inner().get(self.place.span.clone()).unwrap_or_default();
+        let offset = |at| self.place.span.start + raw_offset(raw, at);
+        let start = offset(span.start);
+        // At least one character, so that there is something to mark.
+        let end = self.place.file.inner().ceil_char_boundary(offset(span.end).max(start + 1));
+        let end = end.min(self.place.span.end);
+        Place { file: self.place.file.clone(), span: start.min(end)..end }
+    }
+}
+
+/// The place in a TOML string as it was written, of a place in what it means.
+fn raw_offset(raw: &str, meant: usize) -> usize {
+    let (open, escapes) = match raw {
+        _ if raw.starts_with("'''") => (3, false),
+        _ if raw.starts_with("\"\"\"") => (3, true),
+        _ if raw.starts_with('\'') => (1, false),
+        _ => (1, true),
+    };
+    let mut at = open;
+    if open == 3 {
+        // A line break right after the opening quotes is not part of the text.
+        at += ["\r\n", "\n"].into_iter().find(|line| raw[open..].starts_with(line)).map_or(0, str::len);
+    }
+    let mut reached = 0;
+    while reached < meant {
+        let Some(c) = raw.get(at..).and_then(|rest| rest.chars().next()) else { break };
+        if c != '\\' || !escapes {
+            at += c.len_utf8();
+            reached += c.len_utf8();
+            continue;
+        }
+        let digits = match raw.as_bytes().get(at + 1) {
+            Some(b'x') => 2,
+            Some(b'u') => 4,
+            Some(b'U') => 8,
+            Some(b'\n' | b'\r' | b' ' | b'\t') => {
+                // The line goes on: the break and the indentation after it mean nothing.
+                at += 1;
+                at += raw[at..].len() - raw[at..].trim_start().len();
+                continue;
+            }
+            _ => 0,
+        };
+        let code = raw.get(at + 2..at + 2 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        reached += code.and_then(char::from_u32).map_or(1, char::len_utf8);
+        at += 2 + digits;
+    }
+    at.min(raw.len())
+}
+
+/// The lists and macros of all files.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    pub(super) lists: HashMap<String, List>,
+    pub(super) macros: HashMap<String, Macro>,
+}
+
+/// A list: its values with their places.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) values: Vec<(Operand, Place)>,
+    pub(super) place: Place,
+}
+
+/// A macro: its text, and its tree where it could be parsed.
+#[derive(Debug)]
+pub(super) struct Macro {
+    pub(super) text: Text,
+    pub(super) tree: Option<Node>,
+}
+
+/// Types a condition. Where something is wrong, it is added to `errors` and the result is of no use.
+pub(super) fn check(
+    text: &Text,
+    tree: &Node,
+    kinds: KindSet,
+    definitions: &Definitions,
+    errors: &mut Vec<RuleError>,
+) -> Expr {
+    let mut checker = Checker { definitions, kinds, text, open: Vec::new(), parts: PARTS, errors };
+    checker.expr(tree)
+}
+
+/// Checks a macro by itself, as if for a rule that looks at every kind of event.
+pub(super) fn check_macro(name: &str, definitions: &Definitions, errors: &mut Vec<RuleError>) {
+    let Some(Macro { text, tree: Some(tree) }) = definitions.macros.get(name) else { return };
+    let open = vec![name.to_owned()];
+    let mut checker = Checker { definitions, kinds: KindSet::all(), text, open, parts: PARTS, errors };
+    checker.expr(tree);
+}
+
+/// The field of this name.
+pub(super) fn field(name: &str, place: &Place) -> Result<Field, RuleError> {
+    Field::from_name(name).ok_or_else(|| {
+        let suggestion = nearest(name, Field::TABLE.iter().map(|def| def.name)).map(str::to_owned);
+        place.error(RuleErrorKind::Unknown {
+            what: "field",
+            name: name.to_owned(),
+            suggestion,
+            known: Vec::new(),
+        })
+    })
+}
+
+/// The field of this name, if one of these kinds of events carries it.
+pub(super) fn carried_field(name: &str, kinds: KindSet, place: &Place) -> Result<Field, RuleError> {
+    let field = field(name, place)?;
+    if kinds.is_empty() || field.def().kinds.iter().any(|kind| kinds.contains(*kind)) {
+        Ok(field)
+    } else {
+        Err(place.error(RuleErrorKind::NotCarried { field, kinds: kinds.iter().collect() }))
+    }
+}
+
+struct Checker<'a> {
+    definitions: &'a Definitions,
+    kinds: KindSet,
+    /// What is being checked: the rule's condition, or the macro that stands in it.
+    text: &'a Text,
+    /// The macros that one is in.
+    open: Vec<String>,
+    /// How many parts more there may be.
+    parts: usize,
+    errors: &'a mut Vec<RuleError>,
+}
+
+/// What an expression is where there is none.
+const WRONG: Expr = Expr::Literal(false);
+
+impl<'a> Checker<'a> {
+    fn error(&mut self, span: &Span, kind: RuleErrorKind) -> Expr {
+        self.errors.push(self.text.at(span).error(kind));
+        WRONG
+    }
+
+    fn field(&mut self, name: &Name) -> Option<Field> {
+        carried_field(&name.text, self.kinds, &self.text.at(&name.span))
+            .map_err(|error| self.errors.push(error))
+            .ok()
+    }
+
+    fn expr(&mut self, node: &Node) -> Expr {
+        match self.parts.checked_sub(1) {
+            Some(parts) => self.parts = parts,
+            None => {
+                let said = self.errors.iter().any(|error| matches!(error.kind(), RuleErrorKind::TooLarge(_)));
+                return if said { WRONG } else { self.error(&node.span, RuleErrorKind::TooLarge("large")) };
+            }
+        }
+        match &node.kind {
+            NodeKind::And(parts) => Expr::And(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::Or(parts) => Expr::Or(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::Not(inner) => Expr::Not(Box::new(self.expr(inner))),
+            NodeKind::Literal(value) => Expr::Literal(*value),
+            NodeKind::Macro(name) => self.expand(name, &node.span),
+            NodeKind::Exists(name) => self.field(name).map_or(WRONG, Expr::Exists),
+            NodeKind::Bare(name) => match self.field(name) {
+                Some(field) if field.def().ty == Type::Boolean => Expr::Holds(field),
+                Some(field) => {
+                    let message =
+                        format!("`{}` is not true or false, so it is no condition", field.def().name);
+                    let help = "compare it with something, or ask whether it is there: exists(...)";
+                    self.error(&name.span, RuleErrorKind::Conflict { message, help })
+                }
+                None => WRONG,
+            },
+            NodeKind::Test(name, test) => self.test(name, test),
+            NodeKind::Any(name, test) => self.quantified(name, test, true),
+            NodeKind::All(name, test) => self.quantified(name, test, false),
+        }
+    }
+
+    fn expand(&mut self, name: &str, span: &Span) -> Expr {
+        if self.open.iter().any(|open| open == name) {
+            return self.error(span, RuleErrorKind::MacroCycle(name.to_owned()));
+        }
+        let definitions = self.definitions;
+        let Some(definition) = definitions.macros.get(name) else {
+            let suggestion = nearest(name, definitions.macros.keys().map(String::as_str)).map(str::to_owned);
+            let kind = RuleErrorKind::Unknown {
+                what: "macro",
+                name: name.to_owned(),
+                suggestion,
+                known: Vec::new(),
+            };
+            return self.error(span, kind);
+        };
+        let Some(tree) = &definition.tree else { return WRONG };
+        let outer = std::mem::replace(&mut self.text, &definition.text);
+        let before = self.errors.len();
+        self.open.push(name.to_owned());
+        let expr = self.expr(tree);
+        self.open.pop();
+        self.text = outer;
+        // What is wrong with the macro itself is said once, where it is defined. What is wrong only with
+        // using it here is said here.
+        let place = self.text.at(span);
+        let inner: Vec<RuleError> = self.errors.drain(before..).collect();
+        self.errors.extend(inner.into_iter().filter_map(|error| match error.kind() {
+            kind @ (RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_)) => {
+                Some(place.error(kind.clone()))
+            }
+            _ => None,
+        }));
+        expr
+    }
+
+    fn quantified(&mut self, name: &Name, test: &Test, any: bool) -> Expr {
+        let Some(field) = self.field(name) else { return WRONG };
+        if field.def().ty != Type::Keywords {
+            let message = format!("`{}` is not a list of texts", field.def().name);
+            let help = "any() and all() are for lists; write the test without them";
+            return self.error(&name.span, RuleErrorKind::Conflict { message, help });
+        }
+        let Some((negated, test)) = self.text_test(field, test) else { return WRONG };
+        if any { Expr::Any { field, negated, test } } else { Expr::All { field, negated, test } }
+    }
+
+    fn test(&mut self, name: &Name, test: &Test) -> Expr {
+        let Some(field) = self.field(name) else { return WRONG };
+        let expr = match field.def().ty {
+            Type::Keyword => {
+                if field == Field::EventAction {
+                    self.event_kinds(test);
+                }
+                self.text_test(field, test).map(|(negated, test)| Expr::Text { field, negated, test })
+            }
+            Type::Integer => {
+                self.integer_test(field, test).map(|(negated, test)| Expr::Integer { field, negated, test })
+            }
+            Type::Ip => self.ip_test(field, test).map(|(negated, test)| Expr::Ip { field, negated, test }),
+            Type::Boolean | Type::Keywords => {
+                self.bad_operator(field, test);
+                None
+            }
+        };
+        expr.unwrap_or(WRONG)
+    }
+
+    fn bad_operator(&mut self, field: Field, test: &Test) {
+        let kind = RuleErrorKind::BadOperator { operator: test.operator.name(), field };
+        self.error(&test.operator_span, kind);
+    }
+
+    /// The values of a test, with those of its lists in the lists' stead. The operator decides whether there
+    /// may be several.
+    fn values(&mut self, test: &Test) -> Option<Vec<(Operand, Place)>> {
+        let takes_one = matches!(
+            test.operator,
+            Operator::Equal
+                | Operator::NotEqual
+                | Operator::Less
+                | Operator::LessOrEqual
+                | Operator::Greater
+                | Operator::GreaterOrEqual
+        );
+        let takes_list = matches!(test.operator, Operator::In | Operator::InCidr);
+        if takes_one == test.list && (takes_one || takes_list) || (takes_list && !test.list) {
+            let (message, help) = if takes_one {
+                (
+                    format!("`{}` compares with one value, this is a list", test.operator.name()),
+                    "use `in` for a list",
+                )
+            } else {
+                (
+                    format!("`{}` takes a list, this is one value", test.operator.name()),
+                    "write @list or [\"...\"]",
+                )
+            };
+            self.error(&test.operator_span, RuleErrorKind::Conflict { message, help });
+            return None;
+        }
+        let mut values = Vec::new();
+        for (operand, span) in &test.values {
+            match operand {
+                Operand::List(name) => values.extend(self.list(name, span)?),
+                other => values.push((other.clone(), self.text.at(span))),
+            }
+        }
+        if values.is_empty() {
+            self.error(&test.operator_span, RuleErrorKind::Empty("this list"));
+            return None;
+        }
+        Some(values)
+    }
+
+    fn list(&mut self, name: &str, span: &Span) -> Option<Vec<(Operand, Place)>> {
+        let definitions = self.definitions;
+        if let Some(list) = definitions.lists.get(name) {
+            return Some(list.values.clone());
+        }
+        let suggestion = nearest(name, definitions.lists.keys().map(String::as_str)).map(str::to_owned);
+        let kind =
+            RuleErrorKind::Unknown { what: "list", name: name.to_owned(), suggestion, known: Vec::new() };
+        self.error(span, kind);
+        None
+    }
+
+    /// Turns every value into what the field takes, or says which one is of another type.
+    fn typed<T>(
+        &mut self,
+        field: Field,
+        test: &Test,
+        convert: impl Fn(&Operand, &Place) -> Result<Option<T>, RuleError>,
+    ) -> Option<Vec<T>> {
+        let mut typed = Vec::new();
+        let mut wrong = false;
+        for (operand, place) in self.values(test)? {
+            match convert(&operand, &place) {
+                Ok(Some(value)) => typed.push(value),
+                Ok(None) => {
+                    let found = match operand {
+                        Operand::Text(text) => format!("\"{text}\""),
+                        Operand::Number(number) => number.to_string(),
+                        Operand::Boolean(value) => value.to_string(),
+                        Operand::List(name) => format!("@{name}"),
+                    };
+                    self.errors.push(place.error(RuleErrorKind::TypeMismatch { field, found }));
+                    wrong = true;
+                }
+                Err(error) => {
+                    self.errors.push(error);
+                    wrong = true;
+                }
+            }
+        }
+        (!wrong).then_some(typed)
+    }
+
+    fn text_test(&mut self, field: Field, test: &Test) -> Option<(bool, TextTest)> {
+        use Operator::*;
+        if matches!(test.operator, Less | LessOrEqual | Greater | GreaterOrEqual | InCidr) {
+            self.bad_operator(field, test);
+            return None;
+        }
+        let part = matches!(test.operator, Contains | IContains | StartsWith | EndsWith);
+        let mut texts = self.typed(field, test, |operand, place| match operand {
+            Operand::Text(text) if text.is_empty() && part => Err(place.error(RuleErrorKind::Conflict {
+                message: format!("every text `{}` the empty one", test.operator.name()),
+                help: "write what to look for",
+            })),
+            Operand::Text(text) => Ok(Some((text.clone().into_boxed_str(), place.clone()))),
+            _ => Ok(None),
+        })?;
+        let strings =
+            |texts: Vec<(Box<str>, Place)>| texts.into_iter().map(|(text, _)| text).collect::<Box<[_]>>();
+        let compiled = match (test.operator, texts.as_mut_slice()) {
+            (Equal | NotEqual | In, [(text, _)]) => TextTest::Equal(std::mem::take(text)),
+            (Contains, [(text, _)]) => TextTest::Contains(std::mem::take(text)),
+            (StartsWith, _) => TextTest::StartsWith(strings(texts)),
+            (EndsWith, _) => TextTest::EndsWith(strings(texts)),
+            (Contains | IContains, _) => {
+                let pattern = texts.iter().map(|(text, _)| regex::escape(text)).collect::<Vec<_>>().join("|");
+                TextTest::Regex(self.regex(&pattern, test.operator == IContains, &test.operator_span)?)
+            }
+            (Glob, _) => TextTest::Glob(self.globs(&texts)?),
+            (Regex, _) => {
+                for (text, place) in &texts {
+                    if let Err(kind) = build_regex(text, false) {
+                        self.errors.push(place.error(kind));
+                        return None;
+                    }
+                }
+                let pattern = match texts.as_slice() {
+                    [(text, _)] => text.to_string(),
+                    _ => texts.iter().map(|(text, _)| format!("(?:{text})")).collect::<Vec<_>>().join("|"),
+                };
+                TextTest::Regex(self.regex(&pattern, false, &test.operator_span)?)
+            }
+            _ => {
+                let mut values = strings(texts);
+                values.sort_unstable();
+                TextTest::OneOf(values)
+            }
+        };
+        Some((test.negated != (test.operator == NotEqual), compiled))
+    }
+
+    fn regex(&mut self, pattern: &str, any_case: bool, span: &Span) -> Option<Regex> {
+        build_regex(pattern, any_case).map_err(|kind| self.error(span, kind)).ok()
+    }
+
+    fn globs(&mut self, patterns: &[(Box<str>, Place)]) -> Option<globset::GlobSet> {
+        let bad = |text: &str, error: &globset::Error| RuleErrorKind::BadValue {
+            what: "glob",
+            text: text.to_owned(),
+            help: format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind()),
+        };
+        let mut set = GlobSetBuilder::new();
+        for (pattern, place) in patterns {
+            match GlobBuilder::new(pattern).literal_separator(true).build() {
+                Ok(glob) => {
+                    set.add(glob);
+                }
+                Err(error) => {
+                    self.errors.push(place.error(bad(pattern, &error)));
+                    return None;
+                }
+            }
+        }
+        match (set.build(), patterns) {
+            (Ok(set), _) => Some(set),
+            (Err(error), [(pattern, place), ..]) => {
+                self.errors.push(place.error(bad(pattern, &error)));
+                None
+            }
+            (Err(_), []) => None,
+        }
+    }
+
+    fn integer_test(&mut self, field: Field, test: &Test) -> Option<(bool, IntegerTest)> {
+        use Operator::*;
+        if !matches!(test.operator, Equal | NotEqual | Less | LessOrEqual | Greater | GreaterOrEqual | In) {
+            self.bad_operator(field, test);
+            return None;
+        }
+        let mut numbers = self.typed(field, test, |operand, _| match operand {
+            Operand::Number(number) => Ok(Some(*number)),
+            _ => Ok(None),
+        })?;
+        let compiled = match (test.operator, numbers.as_slice()) {
+            (Less, [number]) => IntegerTest::Less(*number),
+            (LessOrEqual, [number]) => IntegerTest::LessOrEqual(*number),
+            (Greater, [number]) => IntegerTest::Greater(*number),
+            (GreaterOrEqual, [number]) => IntegerTest::GreaterOrEqual(*number),
+            (_, [number]) => IntegerTest::Equal(*number),
+            _ => {
+                numbers.sort_unstable();
+                IntegerTest::OneOf(numbers.into())
+            }
+        };
+        Some((test.negated != (test.operator == NotEqual), compiled))
+    }
+
+    fn ip_test(&mut self, field: Field, test: &Test) -> Option<(bool, IpTest)> {
+        use Operator::*;
+        let bad = |what, text: &str, help: &str| RuleErrorKind::BadValue {
+            what,
+            text: text.to_owned(),
+            help: help.to_owned(),
+        };
+        let compiled = match test.operator {
+            Equal | NotEqual | In => IpTest::OneOf(
+                self.typed(field, test, |operand, place| match operand {
+                    Operand::Text(text) => match text.parse::<IpAddr>() {
+                        Ok(address) => Ok(Some(address.to_canonical())),
+                        Err(_) if text.contains('/') => {
+                            Err(place.error(bad("address", text, "a network is tested with `in cidr [...]`")))
+                        }
+                        Err(_) => {
+                            Err(place.error(bad("address", text, "write one like 192.0.2.1 or 2001:db8::1")))
+                        }
+                    },
+                    _ => Ok(None),
+                })?
+                .into(),
+            ),
+            InCidr => IpTest::Within(
+                self.typed(field, test, |operand, place| match operand {
+                    Operand::Text(text) => text
+                        .parse::<IpNet>()
+                        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+                        .map(Some)
+                        .map_err(|_| {
+                            place.error(bad("network", text, "write one like 10.0.0.0/8 or fd00::/8"))
+                        }),
+                    _ => Ok(None),
+                })?
+                .into(),
+            ),
+            _ => {
+                self.bad_operator(field, test);
+                return None;
+            }
+        };
+        Some((test.negated != (test.operator == NotEqual), compiled))
+    }
+
+    /// A kind of event that does not exist, or that the rule does not look at, would never be found.
+    fn event_kinds(&mut self, test: &Test) {
+        if !matches!(test.operator, Operator::Equal | Operator::NotEqual | Operator::In) {
+            return;
+        }
+        for (operand, span) in &test.values {
+            let Operand::Text(name) = operand else { continue };
+            match event_kind(name, &self.text.at(span)) {
+                Ok(kind) if self.kinds.contains(kind) => {}
+                Ok(kind) => {
+                    let message = format!("this rule does not look at {kind} events");
+                    let help = "add it to the rule's `event`";
+                    self.error(span, RuleErrorKind::Conflict { message, help });
+                }
+                Err(error) => self.errors.push(error),
+            }
+        }
+    }
+}
+
+/// The kind of event of this name.
+pub(super) fn event_kind(name: &str, place: &Place) -> Result<EventKind, RuleError> {
+    EventKind::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = EventKind::ALL.into_iter().map(EventKind::name).collect();
+        let suggestion = nearest(name, known.iter().copied()).map(str::to_owned);
+        place.error(RuleErrorKind::Unknown {
+            what: "kind of event",
+            name: name.to_owned(),
+            suggestion,
+            known,
+        })
+    })
+}
+
+fn build_regex(pattern: &str, any_case: bool) -> Result<Regex, RuleErrorKind> {
+    RegexBuilder::new(pattern).case_insensitive(any_case).size_limit(REGEX_LIMIT).build().map_err(|error| {
+        match error {
+            regex::Error::CompiledTooBig(limit) => RuleErrorKind::RegexTooLarge { limit },
+            other => RuleErrorKind::BadValue {
+                what: "regular expression",
+                text: pattern.to_owned(),
+                // The last line says what is wrong; those before it draw the place, which is marked already.
+                help: other
+                    .to_string()
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ")
+                    .to_owned(),
+            },
+        }
+    })
+}

@@ -1,0 +1,162 @@
+//! Typed conditions, and whether an event meets them.
+//!
+//! A test of a field that the event does not have is false, and that goes for the negated operators too:
+//! `file.name != "x"` and `file.name not in @list` ask for a name that is another one, not for no name.
+//! Only `not` in front of a test turns it around; `exists(field)` asks whether there is a value. `any` and
+//! `all` are false on an empty list, which is as good as a missing one.
+//!
+//! Nothing here allocates.
+
+use std::net::IpAddr;
+
+use globset::GlobSet;
+use ipnet::IpNet;
+use regex::Regex;
+
+use crate::monitor::event::{Field, Record, Value};
+
+/// A condition whose fields, operators and values fit together.
+#[derive(Clone, Debug)]
+pub(super) enum Expr {
+    Literal(bool),
+    And(Box<[Expr]>),
+    Or(Box<[Expr]>),
+    Not(Box<Expr>),
+    Exists(Field),
+    /// A boolean field.
+    Holds(Field),
+    Text {
+        field: Field,
+        negated: bool,
+        test: TextTest,
+    },
+    Integer {
+        field: Field,
+        negated: bool,
+        test: IntegerTest,
+    },
+    Ip {
+        field: Field,
+        negated: bool,
+        test: IpTest,
+    },
+    /// One of the texts of a list.
+    Any {
+        field: Field,
+        negated: bool,
+        test: TextTest,
+    },
+    /// Each of the texts of a list.
+    All {
+        field: Field,
+        negated: bool,
+        test: TextTest,
+    },
+}
+
+/// A test of a text.
+#[derive(Clone, Debug)]
+pub(super) enum TextTest {
+    Equal(Box<str>),
+    /// Sorted.
+    OneOf(Box<[Box<str>]>),
+    Contains(Box<str>),
+    StartsWith(Box<[Box<str>]>),
+    EndsWith(Box<[Box<str>]>),
+    Glob(GlobSet),
+    /// `regex`, and whatever is faster as one: many texts to look for, or any case.
+    Regex(Regex),
+}
+
+/// A test of a number.
+#[derive(Clone, Debug)]
+pub(super) enum IntegerTest {
+    Equal(i64),
+    Less(i64),
+    LessOrEqual(i64),
+    Greater(i64),
+    GreaterOrEqual(i64),
+    /// Sorted.
+    OneOf(Box<[i64]>),
+}
+
+/// A test of an address.
+#[derive(Clone, Debug)]
+pub(super) enum IpTest {
+    OneOf(Box<[IpAddr]>),
+    Within(Box<[IpNet]>),
+}
+
+impl Expr {
+    /// Whether the event meets the condition.
+    pub(super) fn holds<R: Record>(&self, record: &R) -> bool {
+        match self {
+            Self::Literal(value) => *value,
+            Self::And(parts) => parts.iter().all(|part| part.holds(record)),
+            Self::Or(parts) => parts.iter().any(|part| part.holds(record)),
+            Self::Not(inner) => !inner.holds(record),
+            Self::Exists(field) => record.get(*field).is_some(),
+            Self::Holds(field) => matches!(record.get(*field), Some(Value::Boolean(true))),
+            Self::Text { field, negated, test } => match record.get(*field) {
+                Some(Value::Keyword(text)) => test.passes(text) != *negated,
+                _ => false,
+            },
+            Self::Integer { field, negated, test } => match record.get(*field) {
+                Some(Value::Integer(number)) => test.passes(number) != *negated,
+                _ => false,
+            },
+            Self::Ip { field, negated, test } => match record.get(*field) {
+                Some(Value::Ip(address)) => test.passes(address) != *negated,
+                _ => false,
+            },
+            Self::Any { field, negated, test } => match record.get(*field) {
+                Some(Value::Keywords(texts)) => texts.iter().any(|text| test.passes(text) != *negated),
+                _ => false,
+            },
+            Self::All { field, negated, test } => match record.get(*field) {
+                Some(Value::Keywords(texts)) => {
+                    !texts.is_empty() && texts.iter().all(|text| test.passes(text) != *negated)
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+impl TextTest {
+    fn passes(&self, text: &str) -> bool {
+        match self {
+            Self::Equal(value) => text == &**value,
+            Self::OneOf(values) => values.binary_search_by(|value| (**value).cmp(text)).is_ok(),
+            Self::Contains(value) => text.contains(&**value),
+            Self::StartsWith(values) => values.iter().any(|value| text.starts_with(&**value)),
+            Self::EndsWith(values) => values.iter().any(|value| text.ends_with(&**value)),
+            Self::Glob(globs) => globs.is_match(text),
+            Self::Regex(regex) => regex.is_match(text),
+        }
+    }
+}
+
+impl IntegerTest {
+    fn passes(&self, number: i64) -> bool {
+        match self {
+            Self::Equal(value) => number == *value,
+            Self::Less(value) => number < *value,
+            Self::LessOrEqual(value) => number <= *value,
+            Self::Greater(value) => number > *value,
+            Self::GreaterOrEqual(value) => number >= *value,
+            Self::OneOf(values) => values.binary_search(&number).is_ok(),
+        }
+    }
+}
+
+impl IpTest {
+    fn passes(&self, address: IpAddr) -> bool {
+        // An IPv4 address is the same one when a socket for IPv6 writes it as ::ffff:192.0.2.1.
+        let address = address.to_canonical();
+        match self {
+            Self::OneOf(values) => values.contains(&address),
+            Self::Within(networks) => networks.iter().any(|network| network.contains(&address)),
+        }
+    }
+}

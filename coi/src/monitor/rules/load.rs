@@ -1,0 +1,747 @@
+//! The TOML layer: from the text of rule files to rules.
+//!
+//! Every key is known or an error, and as many errors as can be told apart are reported at once.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use jiff::civil::Date;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    attack,
+    check::{self, Definitions, List, Macro, Text},
+    error::{File, Place, RuleError, RuleErrorKind, file, nearest},
+    eval::Expr,
+    message::Template,
+    model::{Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold},
+    overrides::Amount,
+    parser::{self, Node, Operand},
+    quantity, testing,
+};
+use crate::monitor::event::{EventKind, Field, Type};
+
+const FILE: &[&str] = &["lists", "macros", "rule"];
+const RULE: &[&str] = &[
+    "id",
+    "title",
+    "description",
+    "severity",
+    "attack",
+    "enabled",
+    "event",
+    "condition",
+    "window",
+    "sequence",
+    "exceptions",
+    "message",
+    "suppress",
+    "test",
+];
+const WINDOW: &[&str] = &["over", "by", "any", "sum", "distinct", "at_least"];
+const SEQUENCE: &[&str] = &["within", "by", "ordered", "steps"];
+const STEP: &[&str] = &["name", "event", "condition", "any", "sum", "distinct", "at_least"];
+const THRESHOLD: &[&str] = &["sum", "distinct", "at_least"];
+const EXCEPTION: &[&str] = &["condition", "reason", "expires"];
+const SUPPRESS: &[&str] = &["for", "by"];
+
+/// How long a rule does not repeat itself about the same subject, unless it says otherwise.
+const SUPPRESSED: u64 = 30_000_000_000;
+
+/// Loads the rules of all files.
+pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<RuleError>> {
+    let mut errors = Vec::new();
+    let mut parsed = Vec::new();
+    for source in sources {
+        let file = file(source);
+        match DeTable::parse(&source.text) {
+            Ok(table) => parsed.push((file, table)),
+            Err(error) => errors.push(not_toml(file, &error)),
+        }
+    }
+    let mut definitions = Definitions::default();
+    for (file, table) in &parsed {
+        define(&mut Reader { file: file.clone(), errors: &mut errors }, table.get_ref(), &mut definitions);
+    }
+    let mut macros: Vec<&str> = definitions.macros.keys().map(String::as_str).collect();
+    macros.sort_unstable();
+    for name in macros {
+        check::check_macro(name, &definitions, &mut errors);
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut first: HashMap<String, String> = HashMap::new();
+    for (file, table) in &parsed {
+        let mut reader = Reader { file: file.clone(), errors: &mut errors };
+        for (table, span) in reader.tables(table.get_ref(), "rule") {
+            let mut loader = RuleLoader { reader: &mut reader, definitions: &definitions, today };
+            let Some(rule) = loader.rule(table, span, &mut first) else { continue };
+            rules.push(rule);
+        }
+    }
+    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+}
+
+/// The error for a file that is not TOML.
+pub(super) fn not_toml(file: File, error: &toml::de::Error) -> RuleError {
+    let end = file.inner().len();
+    let span = error.span().unwrap_or(0..0);
+    let span = span.start.min(end)..span.end.min(end);
+    // Some messages have several lines, the second being what was expected.
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    Place { file, span }.error(RuleErrorKind::Toml(message))
+}
+
+/// Reads the keys `lists` and `macros` of a file, and says which of its keys mean nothing.
+fn define(reader: &mut Reader<'_>, table: &DeTable<'_>, definitions: &mut Definitions) {
+    reader.keys(table, "a rule file", FILE);
+    if let Some((lists, _)) = reader.table(table, "lists") {
+        for (key, value) in lists {
+            let place = reader.place(key.span());
+            let Some(values) = reader.list_values(key.get_ref(), value) else { continue };
+            let earlier = definitions.lists.get(key.get_ref().as_ref()).map(|list| list.place.clone());
+            if reader.name("list", key.get_ref(), &place, earlier.as_ref()) {
+                definitions.lists.insert(key.get_ref().to_string(), List { values, place });
+            }
+        }
+    }
+    if let Some((macros, _)) = reader.table(table, "macros") {
+        for (key, value) in macros {
+            let place = reader.place(key.span());
+            let Some(text) = reader.as_text(key.get_ref(), value) else { continue };
+            let tree = reader.parse(&text);
+            let earlier =
+                definitions.macros.get(key.get_ref().as_ref()).map(|earlier| earlier.text.place.clone());
+            if reader.name("macro", key.get_ref(), &place, earlier.as_ref()) {
+                definitions.macros.insert(key.get_ref().to_string(), Macro { text, tree });
+            }
+        }
+    }
+}
+
+/// Reads values out of TOML tables, and notes what is wrong with them.
+pub(super) struct Reader<'a> {
+    pub(super) file: File,
+    pub(super) errors: &'a mut Vec<RuleError>,
+}
+
+impl Reader<'_> {
+    pub(super) fn place(&self, span: Range<usize>) -> Place {
+        let end = self.file.inner().len();
+        Place { file: self.file.clone(), span: span.start.min(end)..span.end.min(end) }
+    }
+
+    pub(super) fn error(&mut self, span: Range<usize>, kind: RuleErrorKind) {
+        let error = self.place(span).error(kind);
+        self.errors.push(error);
+    }
+
+    /// Every key of the table must be a known one.
+    pub(super) fn keys(&mut self, table: &DeTable<'_>, what: &'static str, known: &'static [&'static str]) {
+        for key in table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let kind = RuleErrorKind::UnknownKey { key: key.get_ref().to_string(), table: what, known };
+                self.error(key.span(), kind);
+            }
+        }
+    }
+
+    pub(super) fn wrong_type(&mut self, key: &str, expected: &'static str, value: &Spanned<DeValue<'_>>) {
+        let found = found(value.get_ref());
+        self.error(value.span(), RuleErrorKind::WrongType { key: key.to_owned(), expected, found });
+    }
+
+    pub(super) fn missing(&mut self, span: Range<usize>, key: &'static str, table: &'static str) {
+        self.error(span, RuleErrorKind::MissingKey { key, table });
+    }
+
+    /// Whether a name is one, and not taken.
+    fn name(&mut self, what: &'static str, name: &str, place: &Place, earlier: Option<&Place>) -> bool {
+        let kind = if let Some(earlier) = earlier {
+            RuleErrorKind::Duplicate { what, name: name.to_owned(), first: earlier.to_string() }
+        } else if is_name(name) {
+            return true;
+        } else {
+            RuleErrorKind::BadName { what, name: name.to_owned() }
+        };
+        self.errors.push(place.error(kind));
+        false
+    }
+
+    pub(super) fn as_text(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Text> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(Text { value: text.to_string(), place: self.place(value.span()) }),
+            _ => {
+                self.wrong_type(key, "a text", value);
+                None
+            }
+        }
+    }
+
+    pub(super) fn text(&mut self, table: &DeTable<'_>, key: &str) -> Option<Text> {
+        table.get(key).and_then(|value| self.as_text(key, value))
+    }
+
+    fn needed_text(
+        &mut self,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+        key: &'static str,
+        what: &'static str,
+    ) -> Option<Text> {
+        if table.get(key).is_none() {
+            self.missing(span.clone(), key, what);
+        }
+        self.text(table, key)
+    }
+
+    pub(super) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
+        let value = table.get(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            self.wrong_type(key, "true or false", value);
+        }
+        boolean
+    }
+
+    pub(super) fn integer(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<i64> {
+        let integer = value
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok());
+        if integer.is_none() {
+            self.wrong_type(key, "a whole number of at most 64 bits", value);
+        }
+        integer
+    }
+
+    /// A whole number from 1.
+    pub(super) fn count(&mut self, table: &DeTable<'_>, key: &str) -> Option<u64> {
+        let value = table.get(key)?;
+        match u64::try_from(self.integer(key, value)?) {
+            Ok(count) if count > 0 => Some(count),
+            _ => {
+                self.wrong_type(key, "a number from 1", value);
+                None
+            }
+        }
+    }
+
+    /// A duration that is not zero: nothing happens in no time.
+    fn span_of_time(&mut self, table: &DeTable<'_>, key: &str) -> Option<u64> {
+        match self.duration(table, key)? {
+            0 => {
+                if let Some(value) = table.get(key) {
+                    self.wrong_type(key, "a duration longer than zero", value);
+                }
+                None
+            }
+            duration => Some(duration),
+        }
+    }
+
+    pub(super) fn duration(&mut self, table: &DeTable<'_>, key: &str) -> Option<u64> {
+        let text = self.text(table, key)?;
+        let duration = quantity::duration(&text.value);
+        if duration.is_none() {
+            let help = "write a whole number and a unit: 500ms, 10s, 5m, 1h".to_owned();
+            self.errors.push(text.place.error(RuleErrorKind::BadValue {
+                what: "duration",
+                text: text.value,
+                help,
+            }));
+        }
+        duration
+    }
+
+    /// A threshold's value: a number, or a size.
+    pub(super) fn amount(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Amount> {
+        let amount = match value.get_ref() {
+            DeValue::String(text) => quantity::size(text).map(Amount::Size),
+            DeValue::Integer(_) => u64::try_from(self.integer(key, value)?).ok().map(Amount::Number),
+            _ => {
+                self.wrong_type(key, "a number, or a size such as \"50MiB\"", value);
+                return None;
+            }
+        };
+        match amount {
+            Some(Amount::Size(1..) | Amount::Number(1..)) => amount,
+            _ => {
+                let text = self.file.inner().get(value.span()).unwrap_or_default().to_owned();
+                let help = "write a number from 1, or a size such as \"50MiB\"".to_owned();
+                self.error(value.span(), RuleErrorKind::BadValue { what: "threshold", text, help });
+                None
+            }
+        }
+    }
+
+    /// The values of an array.
+    pub(super) fn array<'t>(
+        &mut self,
+        table: &'t DeTable<'_>,
+        key: &str,
+    ) -> Option<Vec<&'t Spanned<DeValue<'t>>>> {
+        let value = table.get(key)?;
+        match value.get_ref().as_array() {
+            Some(array) => Some(array.iter().collect()),
+            None => {
+                self.wrong_type(key, "a list", value);
+                None
+            }
+        }
+    }
+
+    pub(super) fn texts(&mut self, table: &DeTable<'_>, key: &str) -> Option<Vec<Text>> {
+        let values = self.array(table, key)?;
+        values.into_iter().map(|value| self.as_text(key, value)).collect()
+    }
+
+    pub(super) fn table<'t>(
+        &mut self,
+        table: &'t DeTable<'_>,
+        key: &str,
+    ) -> Option<(&'t DeTable<'t>, Range<usize>)> {
+        let value = table.get(key)?;
+        self.as_table(key, value)
+    }
+
+    pub(super) fn as_table<'t>(
+        &mut self,
+        key: &str,
+        value: &'t Spanned<DeValue<'_>>,
+    ) -> Option<(&'t DeTable<'t>, Range<usize>)> {
+        match value.get_ref().as_table() {
+            Some(inner) => Some((inner, value.span())),
+            None => {
+                self.wrong_type(key, "a table", value);
+                None
+            }
+        }
+    }
+
+    /// The tables of an array of tables.
+    pub(super) fn tables<'t>(
+        &mut self,
+        table: &'t DeTable<'_>,
+        key: &str,
+    ) -> Vec<(&'t DeTable<'t>, Range<usize>)> {
+        let values = self.array(table, key).unwrap_or_default();
+        values.into_iter().filter_map(|value| self.as_table(key, value)).collect()
+    }
+
+    /// The values of a list of texts or of numbers.
+    fn list_values(&mut self, name: &str, value: &Spanned<DeValue<'_>>) -> Option<Vec<(Operand, Place)>> {
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(name, "a list of texts or numbers", value);
+            return None;
+        };
+        if array.is_empty() {
+            self.error(value.span(), RuleErrorKind::Empty("this list"));
+            return None;
+        }
+        let mut values = Vec::new();
+        for value in array.iter() {
+            let operand = match value.get_ref() {
+                DeValue::String(text) => Operand::Text(text.to_string()),
+                DeValue::Integer(_) => Operand::Number(self.integer(name, value)?),
+                _ => {
+                    self.wrong_type(name, "texts or numbers", value);
+                    return None;
+                }
+            };
+            values.push((operand, self.place(value.span())));
+        }
+        Some(values)
+    }
+
+    fn parse(&mut self, text: &Text) -> Option<Node> {
+        parser::parse(&text.value).map_err(|(kind, span)| self.errors.push(text.at(&span).error(kind))).ok()
+    }
+
+    pub(super) fn severity(&mut self, text: &Text) -> Option<Severity> {
+        let severity = Severity::from_name(&text.value);
+        if severity.is_none() {
+            let known: Vec<&str> = Severity::ALL.into_iter().map(Severity::name).collect();
+            let suggestion = nearest(&text.value, known.iter().copied()).map(str::to_owned);
+            let kind =
+                RuleErrorKind::Unknown { what: "severity", name: text.value.clone(), suggestion, known };
+            self.errors.push(text.place.error(kind));
+        }
+        severity
+    }
+}
+
+fn found(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+}
+
+/// Reads one rule.
+struct RuleLoader<'a, 'e> {
+    reader: &'a mut Reader<'e>,
+    definitions: &'a Definitions,
+    today: Date,
+}
+
+impl RuleLoader<'_, '_> {
+    /// Reads a rule. All of it is looked at, even where something is wrong, so that everything wrong is said
+    /// at once; what is returned then is never used.
+    fn rule(
+        &mut self,
+        table: &DeTable<'_>,
+        span: Range<usize>,
+        first: &mut HashMap<String, String>,
+    ) -> Option<Rule> {
+        const WHAT: &str = "a rule";
+        self.reader.keys(table, WHAT, RULE);
+        let id = self.reader.needed_text(table, &span, "id", WHAT);
+        if let Some(id) = &id {
+            let place = id.place.clone();
+            if let Some(earlier) = first.get(&id.value) {
+                let kind =
+                    RuleErrorKind::Duplicate { what: "rule", name: id.value.clone(), first: earlier.clone() };
+                self.reader.errors.push(place.error(kind));
+            } else if self.reader.name("rule", &id.value, &place, None) {
+                first.insert(id.value.clone(), place.to_string());
+            }
+        }
+        let title = self.reader.needed_text(table, &span, "title", WHAT);
+        let description = self.reader.text(table, "description").map(|text| text.value).unwrap_or_default();
+        let severity = self
+            .reader
+            .needed_text(table, &span, "severity", WHAT)
+            .and_then(|text| self.reader.severity(&text));
+        let attack = self.attack(table);
+        let enabled = self.reader.boolean(table, "enabled").unwrap_or(true);
+        let (steps, pattern) = self.looked_for(table, &span)?;
+        let kinds = steps.iter().fold(KindSet::default(), |kinds, step| kinds.union(step.kinds));
+        let exceptions = self.exceptions(table, kinds);
+        let message = self.reader.text(table, "message").and_then(|text| {
+            Template::parse(&text, kinds).map_err(|error| self.reader.errors.push(error)).ok()
+        });
+        let suppress = self.suppress(table, kinds, pattern.as_ref());
+        let tests: Vec<testing::Test> = self
+            .reader
+            .tables(table, "test")
+            .into_iter()
+            .filter_map(|(table, span)| testing::read(self.reader, table, &span))
+            .collect();
+        let title = title?.value;
+        Some(Rule {
+            id: id?.value,
+            description: description.trim().to_owned(),
+            severity: severity?,
+            attack,
+            kinds,
+            enabled,
+            exceptions,
+            origin: self.reader.file.name().to_owned(),
+            message: message.unwrap_or_else(|| Template::plain(&title)),
+            title,
+            steps,
+            pattern,
+            suppress,
+            tests: Arc::from(tests),
+        })
+    }
+
+    fn attack(&mut self, table: &DeTable<'_>) -> Vec<String> {
+        let texts = self.reader.texts(table, "attack").unwrap_or_default();
+        let mut ids = Vec::new();
+        for text in texts {
+            let kind = if !attack::is_technique_id(&text.value) {
+                RuleErrorKind::BadTechnique(text.value)
+            } else if attack::is_known(&text.value) {
+                ids.push(text.value);
+                continue;
+            } else {
+                let suggestion = nearest(&text.value, attack::TECHNIQUES.iter().copied()).map(str::to_owned);
+                RuleErrorKind::Unknown { what: "technique", name: text.value, suggestion, known: Vec::new() }
+            };
+            self.reader.errors.push(text.place.error(kind));
+        }
+        ids
+    }
+
+    /// What the rule looks for: `event` and `condition`, perhaps with a `window`; or a `sequence`.
+    fn looked_for(
+        &mut self,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+    ) -> Option<(Vec<Step>, Option<Pattern>)> {
+        const HELP: &str = "a sequence has its events, conditions and thresholds in its steps";
+        if table.contains_key("sequence") {
+            for key in ["event", "condition", "window"] {
+                if let Some((key, _)) = table.get_key_value(key) {
+                    let message = format!("a rule with a sequence has no `{}` of its own", key.get_ref());
+                    self.reader.error(key.span(), RuleErrorKind::Conflict { message, help: HELP });
+                }
+            }
+            let (sequence, span) = self.reader.table(table, "sequence")?;
+            return self.sequence(sequence, &span);
+        }
+        let (kinds, condition) = self.events(table, span, "a rule")?;
+        let mut step = Step { name: String::new(), kinds, condition, thresholds: Vec::new() };
+        let Some((window, span)) = self.reader.table(table, "window") else {
+            return Some((vec![step], None));
+        };
+        self.reader.keys(window, "a window", WINDOW);
+        if !window.contains_key("over") {
+            self.reader.missing(span.clone(), "over", "a window");
+        }
+        if !window.contains_key("at_least") && !window.contains_key("any") {
+            self.reader.missing(span.clone(), "at_least", "a window");
+        }
+        step.thresholds = self.thresholds(window, &span, kinds, None);
+        let by = self.fields(window, "by", &[kinds]).unwrap_or_default();
+        let within = self.reader.span_of_time(window, "over")?;
+        Some((vec![step], Some(Pattern { within, by, ordered: false })))
+    }
+
+    fn sequence(&mut self, table: &DeTable<'_>, span: &Range<usize>) -> Option<(Vec<Step>, Option<Pattern>)> {
+        const WHAT: &str = "a sequence";
+        self.reader.keys(table, WHAT, SEQUENCE);
+        for key in ["within", "steps"] {
+            if !table.contains_key(key) {
+                self.reader.missing(span.clone(), key, WHAT);
+            }
+        }
+        let mut steps: Vec<Step> = Vec::new();
+        for (step, span) in self.reader.tables(table, "steps") {
+            const WHAT: &str = "a step";
+            self.reader.keys(step, WHAT, STEP);
+            let Some((kinds, condition)) = self.events(step, &span, WHAT) else { continue };
+            let name = self
+                .reader
+                .text(step, "name")
+                .map(|text| text.value)
+                .unwrap_or_else(|| kinds.iter().map(EventKind::name).collect::<Vec<_>>().join("-"));
+            if steps.iter().any(|earlier| earlier.name == name) {
+                let message = format!("two steps are called `{name}`");
+                let help = "give each a `name`";
+                self.reader.error(span.clone(), RuleErrorKind::Conflict { message, help });
+            }
+            let thresholds = self.thresholds(step, &span, kinds, Some(&name));
+            steps.push(Step { name, kinds, condition, thresholds });
+        }
+        if steps.len() < 2 && table.contains_key("steps") {
+            let message = "a sequence needs two steps or more".to_owned();
+            let help = "for one kind of event use `event`, `condition` and `window`";
+            self.reader.error(span.clone(), RuleErrorKind::Conflict { message, help });
+        }
+        let kinds: Vec<KindSet> = steps.iter().map(|step| step.kinds).collect();
+        let by = self.fields(table, "by", &kinds).unwrap_or_default();
+        let ordered = self.reader.boolean(table, "ordered").unwrap_or(true);
+        let within = self.reader.span_of_time(table, "within")?;
+        Some((steps, Some(Pattern { within, by, ordered })))
+    }
+
+    /// The keys `event` and `condition`.
+    fn events(
+        &mut self,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+        what: &'static str,
+    ) -> Option<(KindSet, Expr)> {
+        let text = self.reader.needed_text(table, span, "condition", what);
+        let tree = text.as_ref().and_then(|text| self.reader.parse(text));
+        let Some(value) = table.get("event") else {
+            self.reader.missing(span.clone(), "event", what);
+            return None;
+        };
+        let names = match value.get_ref() {
+            DeValue::Array(_) => self.reader.texts(table, "event")?,
+            _ => vec![self.reader.as_text("event", value)?],
+        };
+        if names.is_empty() {
+            self.reader.error(value.span(), RuleErrorKind::Empty("this list"));
+        }
+        let mut kinds = KindSet::default();
+        for name in names {
+            match check::event_kind(&name.value, &name.place) {
+                Ok(kind) => kinds.insert(kind),
+                Err(error) => self.reader.errors.push(error),
+            }
+        }
+        if kinds.is_empty() {
+            return None;
+        }
+        let condition =
+            check::check(text.as_ref()?, tree.as_ref()?, kinds, self.definitions, self.reader.errors);
+        Some((kinds, condition))
+    }
+
+    /// The fields of a key such as `by`, each of which must come with every one of the sets of kinds.
+    fn fields(&mut self, table: &DeTable<'_>, key: &str, kinds: &[KindSet]) -> Option<Vec<Field>> {
+        let mut fields = Vec::new();
+        for text in self.reader.texts(table, key)? {
+            let field = kinds
+                .iter()
+                .try_fold(None, |_, kinds| check::carried_field(&text.value, *kinds, &text.place).map(Some));
+            match field {
+                Ok(field) => fields.extend(field),
+                Err(error) => self.reader.errors.push(error),
+            }
+        }
+        Some(fields)
+    }
+
+    /// The thresholds of a window or of a step: one in the table itself, or several under `any`.
+    fn thresholds(
+        &mut self,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+        kinds: KindSet,
+        step: Option<&str>,
+    ) -> Vec<Threshold> {
+        let mut thresholds: Vec<Threshold> = Vec::new();
+        if table.contains_key("any") {
+            for key in THRESHOLD {
+                if let Some((key, _)) = table.get_key_value(*key) {
+                    let message = format!("`{}` stands beside `any`", key.get_ref());
+                    let help = "write one threshold, or several in `any = [{ ... }, { ... }]`";
+                    self.reader.error(key.span(), RuleErrorKind::Conflict { message, help });
+                }
+            }
+            for (inner, span) in self.reader.tables(table, "any") {
+                self.reader.keys(inner, "a threshold", THRESHOLD);
+                if !inner.contains_key("at_least") {
+                    self.reader.missing(span.clone(), "at_least", "a threshold");
+                }
+                thresholds.extend(self.threshold(inner, kinds));
+            }
+            if thresholds.is_empty() && !self.reader.errors.is_empty() {
+                return thresholds;
+            }
+            if thresholds.is_empty() {
+                self.reader.error(span.clone(), RuleErrorKind::Empty("`any`"));
+            }
+        } else if table.contains_key("at_least") {
+            thresholds.extend(self.threshold(table, kinds));
+        } else {
+            for key in ["sum", "distinct"] {
+                if let Some((key, _)) = table.get_key_value(key) {
+                    let key = key.span();
+                    self.reader.missing(key, "at_least", "a threshold");
+                }
+            }
+        }
+        // An override changes a threshold by its name: what it measures; in a sequence, its step.
+        let alone = thresholds.len() == 1;
+        for i in 0..thresholds.len() {
+            let measured = match thresholds[i].measure {
+                Measure::Count => "count",
+                Measure::Sum(field) | Measure::Distinct(field) => field.def().name,
+            };
+            let name = match step {
+                Some(step) if alone => step.to_owned(),
+                Some(step) => format!("{step}.{measured}"),
+                None => measured.to_owned(),
+            };
+            if thresholds.iter().any(|earlier| earlier.name.as_ref() == Some(&name)) {
+                let message = format!("`{measured}` is measured twice");
+                let help = "keep the lower threshold: any of them is enough";
+                self.reader.error(span.clone(), RuleErrorKind::Conflict { message, help });
+            }
+            thresholds[i].name = Some(name);
+        }
+        if thresholds.is_empty() && step.is_some() {
+            thresholds.push(Threshold { name: None, measure: Measure::Count, at_least: 1 });
+        }
+        thresholds
+    }
+
+    fn threshold(&mut self, table: &DeTable<'_>, kinds: KindSet) -> Option<Threshold> {
+        let sum = self.reader.text(table, "sum");
+        let distinct = self.reader.text(table, "distinct");
+        let carried = |text: &Text| check::carried_field(&text.value, kinds, &text.place);
+        let measure = match (&sum, &distinct) {
+            (Some(_), Some(text)) => Err(text.place.error(RuleErrorKind::Conflict {
+                message: "one threshold cannot be a sum and a number of distinct values".to_owned(),
+                help: "write several in `any = [{ ... }, { ... }]`",
+            })),
+            (Some(text), None) => carried(text).and_then(|field| match field.def().ty {
+                Type::Integer => Ok(Measure::Sum(field)),
+                _ => Err(text.place.error(RuleErrorKind::BadOperator { operator: "sum", field })),
+            }),
+            (None, Some(text)) => carried(text).map(Measure::Distinct),
+            (None, None) => Ok(Measure::Count),
+        };
+        let measure = measure.map_err(|error| self.reader.errors.push(error)).ok();
+        let value = table.get("at_least")?;
+        let amount = self.reader.amount("at_least", value)?;
+        match amount.for_measure(measure?) {
+            Ok(at_least) => Some(Threshold { name: None, measure: measure?, at_least }),
+            Err(kind) => {
+                self.reader.error(value.span(), kind);
+                None
+            }
+        }
+    }
+
+    fn exceptions(&mut self, table: &DeTable<'_>, kinds: KindSet) -> Vec<Exception> {
+        const WHAT: &str = "an exception";
+        let mut exceptions = Vec::new();
+        for (inner, span) in self.reader.tables(table, "exceptions") {
+            self.reader.keys(inner, WHAT, EXCEPTION);
+            let reason = self.reader.needed_text(inner, &span, "reason", WHAT);
+            if let Some(reason) = reason.as_ref().filter(|reason| reason.value.trim().is_empty()) {
+                self.reader.errors.push(reason.place.error(RuleErrorKind::Empty("this reason")));
+            }
+            let text = self.reader.needed_text(inner, &span, "condition", WHAT);
+            let tree = text.as_ref().and_then(|text| self.reader.parse(text));
+            let expires = inner.get("expires").and_then(|value| self.date("expires", value));
+            if let (Some(text), Some(tree), Some(reason)) = (text, tree, reason) {
+                let condition = check::check(&text, &tree, kinds, self.definitions, self.reader.errors);
+                let expired = expires.is_some_and(|expires| expires <= self.today);
+                exceptions.push(Exception { reason: reason.value, expires, expired, condition });
+            }
+        }
+        exceptions
+    }
+
+    fn date(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Date> {
+        let date = match value.get_ref() {
+            DeValue::Datetime(toml::value::Datetime { date: Some(date), time: None, .. }) => {
+                let year = i16::try_from(date.year).ok();
+                let (month, day) = (i8::try_from(date.month).ok(), i8::try_from(date.day).ok());
+                year.zip(month).zip(day).and_then(|((year, month), day)| Date::new(year, month, day).ok())
+            }
+            _ => None,
+        };
+        if date.is_none() {
+            self.reader.wrong_type(key, "a date without quotes, such as 2027-01-31", value);
+        }
+        date
+    }
+
+    fn suppress(&mut self, table: &DeTable<'_>, kinds: KindSet, pattern: Option<&Pattern>) -> Suppress {
+        let entity = || match pattern {
+            Some(pattern) => pattern.by.clone(),
+            None => vec![Field::ProcessEntityId],
+        };
+        let Some((inner, span)) = self.reader.table(table, "suppress") else {
+            return Suppress { time: SUPPRESSED, by: entity() };
+        };
+        self.reader.keys(inner, "`suppress`", SUPPRESS);
+        if !inner.contains_key("for") {
+            self.reader.missing(span, "for", "`suppress`");
+        }
+        let time = self.reader.duration(inner, "for").unwrap_or(SUPPRESSED);
+        let by = self.fields(inner, "by", &[kinds]).unwrap_or_else(entity);
+        Suppress { time, by }
+    }
+}

@@ -1,0 +1,206 @@
+//! What a user changes about rules without rewriting them.
+//!
+//! ```toml
+//! [rules.bulk-read-volume]
+//! enabled = true
+//! severity = "high"
+//! at_least = "500MiB"                  # a rule with one threshold
+//!
+//! [rules.bulk-read-then-send]
+//! at_least = { send = "16MiB" }        # a rule with several: by name, see `coi rules list`
+//! ```
+//!
+//! A change to a rule or a threshold that does not exist is an error. Who may make which change is not
+//! decided here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    error::{Place, RuleError, RuleErrorKind, file, nearest},
+    load::{Reader, not_toml},
+    model::{Measure, Rule, Severity, Source},
+    quantity,
+    state::MAX_DISTINCT,
+};
+use crate::monitor::event::Field;
+
+const OVERRIDE: &[&str] = &["enabled", "severity", "at_least"];
+
+/// Changes to rules, by the rules' ids.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    rules: BTreeMap<String, (Override, Option<Place>)>,
+}
+
+/// Changes to one rule. What is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Override {
+    /// Turn it on or off.
+    pub enabled: Option<bool>,
+    /// Make it milder or graver.
+    pub severity: Option<Severity>,
+    /// Where its thresholds lie.
+    pub at_least: Option<AtLeast>,
+}
+
+/// A new threshold, or several by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtLeast {
+    /// For a rule that has only one threshold.
+    Only(Amount),
+    /// By the threshold's name, see [`Rule::thresholds`].
+    Named(BTreeMap<String, Amount>),
+}
+
+/// The value of a threshold as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// So many, or so many bytes.
+    Number(u64),
+    /// So many bytes, written with a unit.
+    Size(u64),
+}
+
+impl Amount {
+    /// The value, if it is one for this measure.
+    pub(super) fn for_measure(self, measure: Measure) -> Result<u64, RuleErrorKind> {
+        let bytes = measure == Measure::Sum(Field::IoBytes);
+        match self {
+            Self::Size(size) if !bytes => Err(RuleErrorKind::Conflict {
+                message: format!(
+                    "{} is a size, but what is measured here is not bytes",
+                    quantity::show_size(size)
+                ),
+                help: "write a number without a unit",
+            }),
+            Self::Number(number) if number > MAX_DISTINCT && matches!(measure, Measure::Distinct(_)) => {
+                Err(RuleErrorKind::BadValue {
+                    what: "number of distinct values that can be kept",
+                    text: number.to_string(),
+                    help: format!("write at most {MAX_DISTINCT}, or count events or sum bytes instead"),
+                })
+            }
+            Self::Size(value) | Self::Number(value) => Ok(value),
+        }
+    }
+}
+
+impl Overrides {
+    /// Reads the `[rules.ID]` tables of a TOML file; its other tables are somebody else's.
+    pub fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
+        let file = file(source);
+        let table = DeTable::parse(&source.text).map_err(|error| vec![not_toml(file.clone(), &error)])?;
+        let mut errors = Vec::new();
+        let mut reader = Reader { file, errors: &mut errors };
+        let mut overrides = Self::default();
+        if let Some((rules, _)) = reader.table(table.get_ref(), "rules") {
+            for (id, value) in rules {
+                let place = reader.place(id.span());
+                let Some((table, _)) = reader.as_table(id.get_ref(), value) else { continue };
+                reader.keys(table, "changes to a rule", OVERRIDE);
+                let change = Override {
+                    enabled: reader.boolean(table, "enabled"),
+                    severity: reader.text(table, "severity").and_then(|text| reader.severity(&text)),
+                    at_least: table.get("at_least").and_then(|value| at_least(&mut reader, value)),
+                };
+                overrides.rules.insert(id.get_ref().to_string(), (change, Some(place)));
+            }
+        }
+        if errors.is_empty() { Ok(overrides) } else { Err(errors) }
+    }
+
+    /// Adds or replaces the changes to one rule.
+    pub fn set(&mut self, id: impl Into<String>, change: Override) {
+        self.rules.insert(id.into(), (change, None));
+    }
+
+    /// The rules with the changes made.
+    pub(super) fn apply(&self, rules: &[Arc<Rule>]) -> Result<Vec<Arc<Rule>>, Vec<RuleError>> {
+        let mut rules = rules.to_vec();
+        let mut errors = Vec::new();
+        for (id, (change, place)) in &self.rules {
+            let mut error = |kind| {
+                errors.push(match place {
+                    Some(place) => place.error(kind),
+                    None => RuleError::nowhere(kind),
+                });
+            };
+            let Some(at) = rules.iter().position(|rule| rule.id == *id) else {
+                let suggestion = nearest(id, rules.iter().map(|rule| rule.id.as_str())).map(str::to_owned);
+                error(RuleErrorKind::Unknown {
+                    what: "rule",
+                    name: id.clone(),
+                    suggestion,
+                    known: Vec::new(),
+                });
+                continue;
+            };
+            let mut rule = Rule::clone(&rules[at]);
+            rule.enabled = change.enabled.unwrap_or(rule.enabled);
+            rule.severity = change.severity.unwrap_or(rule.severity);
+            if let Some(at_least) = &change.at_least {
+                set_thresholds(&mut rule, at_least).unwrap_or_else(&mut error);
+            }
+            rules[at] = Arc::new(rule);
+        }
+        if errors.is_empty() { Ok(rules) } else { Err(errors) }
+    }
+}
+
+fn at_least(reader: &mut Reader<'_>, value: &Spanned<DeValue<'_>>) -> Option<AtLeast> {
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            let amounts = table.iter().map(|(name, value)| {
+                Some((name.get_ref().to_string(), reader.amount(name.get_ref(), value)?))
+            });
+            amounts.collect::<Option<_>>().map(AtLeast::Named)
+        }
+        _ => reader.amount("at_least", value).map(AtLeast::Only),
+    }
+}
+
+fn set_thresholds(rule: &mut Rule, at_least: &AtLeast) -> Result<(), RuleErrorKind> {
+    let names: Vec<String> = rule.thresholds().map(|(name, _)| name.to_owned()).collect();
+    let id = rule.id.clone();
+    let unknown = |message: String| RuleErrorKind::Threshold {
+        message,
+        help: match names.as_slice() {
+            [] => "leave `at_least` out; it is for rules with a window or a sequence".to_owned(),
+            names => format!(
+                "its thresholds are {}: at_least = {{ {} = ... }}",
+                names.join(", "),
+                quote(&names[0])
+            ),
+        },
+    };
+    let changes: Vec<(String, Amount)> = match (at_least, names.as_slice()) {
+        (AtLeast::Only(amount), [name]) => vec![(name.clone(), *amount)],
+        (AtLeast::Only(_), []) => return Err(unknown(format!("the rule `{id}` has no threshold"))),
+        (AtLeast::Only(_), _) => return Err(unknown(format!("the rule `{id}` has several thresholds"))),
+        (AtLeast::Named(amounts), _) => {
+            amounts.iter().map(|(name, amount)| (name.clone(), *amount)).collect()
+        }
+    };
+    for (name, amount) in changes {
+        let threshold = rule
+            .steps
+            .iter_mut()
+            .flat_map(|step| &mut step.thresholds)
+            .find(|threshold| threshold.name.as_ref() == Some(&name));
+        match threshold {
+            Some(threshold) => threshold.at_least = amount.for_measure(threshold.measure)?,
+            None => return Err(unknown(format!("the rule `{id}` has no threshold `{name}`"))),
+        }
+    }
+    Ok(())
+}
+
+/// A key as TOML wants it.
+fn quote(name: &str) -> String {
+    if name.contains('.') { format!("\"{name}\"") } else { name.to_owned() }
+}

@@ -1,0 +1,250 @@
+//! The kernel's side of the monitor, as user space sees it: programs, maps, rings.
+//!
+//! It promises every record of a watched cgroup in the order of the kernel's clock as far as the records have
+//! arrived, and a count of those that have not. It is told which cgroups are watched; it knows no containers,
+//! no processes and no rules.
+
+mod btf;
+pub mod decode;
+mod programs;
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuHashMap, RingBuf},
+};
+pub use btf::BtfError;
+use coi_common::{CGROUP_PATH, Header, Kind, LossKey, Scope};
+pub use programs::AttachError;
+
+use self::decode::{Body, RawEvent};
+use crate::monitor::service::api::Hole;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/coi-ebpf.o"));
+
+/// How long bulk records may wait while nothing else happens.
+pub const BULK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why the sensor cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorError {
+    /// The kernel's types are not to be had.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object does not load.
+    #[error(
+        "the kernel does not take COI's programs and maps: {0}; the daemon must run as root (CAP_BPF, CAP_PERFMON)"
+    )]
+    Load(#[from] Box<EbpfError>),
+    /// A program cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A map cannot be read or written.
+    #[error("a map of the kernel programs cannot be used: {0}")]
+    Map(#[from] Box<MapError>),
+    /// Waiting for the rings failed.
+    #[error("cannot wait for the kernel's rings: {0}")]
+    Wait(#[from] io::Error),
+    /// A cgroup's path is longer than the kernel side compares.
+    #[error("the cgroup path {path} is longer than {} bytes and cannot be watched", CGROUP_PATH - 1)]
+    PathTooLong {
+        /// The path.
+        path: String,
+    },
+}
+
+impl From<EbpfError> for SensorError {
+    fn from(error: EbpfError) -> Self {
+        Self::Load(Box::new(error))
+    }
+}
+
+impl From<MapError> for SensorError {
+    fn from(error: MapError) -> Self {
+        Self::Map(Box::new(error))
+    }
+}
+
+/// The loaded programs. They are gone when this is dropped.
+pub struct Sensor {
+    /// Holds the programs and their links.
+    _ebpf: Ebpf,
+    priority: RingBuf<MapData>,
+    bulk: RingBuf<MapData>,
+    scopes: BpfHashMap<MapData, u64, WireScope>,
+    expected: BpfHashMap<MapData, [u8; CGROUP_PATH], WireScope>,
+    levels: Array<MapData, u32>,
+    lost: PerCpuHashMap<MapData, WireLossKey, u64>,
+    /// What has been told of the loss counters.
+    told: HashMap<LossKey, u64>,
+    programs: Vec<String>,
+    holes: Vec<Hole>,
+    undecodable: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct WireScope(Scope);
+// SAFETY: repr(transparent) over a repr(C) structure of integers without padding.
+unsafe impl aya::Pod for WireScope {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct WireLossKey(LossKey);
+// SAFETY: as above.
+unsafe impl aya::Pod for WireLossKey {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct WireOffsets(coi_common::Offsets);
+// SAFETY: as above.
+unsafe impl aya::Pod for WireOffsets {}
+
+impl Sensor {
+    /// Loads the programs and attaches them. Nothing is watched yet.
+    pub fn load() -> Result<Self, SensorError> {
+        let offsets = WireOffsets(btf::Btf::of_this_kernel()?.offsets()?);
+        programs::ensure_tracefs()?;
+        programs::check_fields()?;
+        let mut ebpf = EbpfLoader::new().override_global("OFFSETS", &offsets, true).load(OBJECT)?;
+        let (programs, holes) = programs::attach(&mut ebpf)?;
+        Ok(Self {
+            priority: RingBuf::try_from(take(&mut ebpf, "PRIORITY")?)?,
+            bulk: RingBuf::try_from(take(&mut ebpf, "BULK")?)?,
+            scopes: BpfHashMap::try_from(take(&mut ebpf, "SCOPES")?)?,
+            expected: BpfHashMap::try_from(take(&mut ebpf, "EXPECTED")?)?,
+            levels: Array::try_from(take(&mut ebpf, "LEVELS")?)?,
+            lost: PerCpuHashMap::try_from(take(&mut ebpf, "LOST")?)?,
+            told: HashMap::new(),
+            programs,
+            holes,
+            undecodable: 0,
+            _ebpf: ebpf,
+        })
+    }
+
+    /// The names of what is attached.
+    pub fn programs(&self) -> &[String] {
+        &self.programs
+    }
+
+    /// What cannot be seen.
+    pub fn holes(&self) -> &[Hole] {
+        &self.holes
+    }
+
+    /// Becomes readable when a priority record has arrived.
+    pub fn wakes(&self) -> BorrowedFd<'_> {
+        self.priority.as_fd()
+    }
+
+    /// Watches the cgroup of this path from the moment it is made, each time it is made.
+    pub fn expect(&mut self, path: &str, scope: Scope) -> Result<(), SensorError> {
+        let key = path_key(path)?;
+        self.allow_level(scope.level)?;
+        self.expected.insert(key, WireScope(scope), 0)?;
+        Ok(())
+    }
+
+    /// Takes back what [`Self::expect`] said.
+    pub fn unexpect(&mut self, path: &str) -> Result<(), SensorError> {
+        ignore_missing(self.expected.remove(&path_key(path)?))
+    }
+
+    /// Watches a cgroup that exists.
+    pub fn watch(&mut self, id: u64, scope: Scope) -> Result<(), SensorError> {
+        self.allow_level(scope.level)?;
+        self.scopes.insert(id, WireScope(scope), 0)?;
+        Ok(())
+    }
+
+    /// Watches a cgroup no longer.
+    pub fn unwatch(&mut self, id: u64) -> Result<(), SensorError> {
+        ignore_missing(self.scopes.remove(&id))
+    }
+
+    /// Levels are only added: a level without a watched cgroup costs others one look-up, and a race between
+    /// taking one away and the kernel's adding it would cost a container its watch.
+    fn allow_level(&mut self, level: u32) -> Result<(), SensorError> {
+        let levels = self.levels.get(&0, 0)?;
+        if levels & 1 << level == 0 {
+            self.levels.set(0, levels | 1 << level, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived, ordered by the kernel's clock.
+    ///
+    /// The priority ring is emptied first: what happened in the bulk ring before one of its records is in the
+    /// bulk ring by then, so an open is never judged after the connection that followed it.
+    pub fn drain(&mut self, events: &mut Vec<RawEvent>) {
+        let begin = events.len();
+        for ring in [&mut self.priority, &mut self.bulk] {
+            while let Some(record) = ring.next() {
+                match decode::decode(&record) {
+                    Ok(event) => events.push(event),
+                    Err(error) => {
+                        self.undecodable += 1;
+                        tracing::error!(%error, total = self.undecodable, "a kernel record was not understood");
+                    }
+                }
+            }
+        }
+        events[begin..].sort_by_key(|event| event.header.time);
+    }
+
+    /// Appends one event for each kind of record of which more were lost since the last call.
+    pub fn losses(&mut self, events: &mut Vec<RawEvent>) {
+        for entry in self.lost.iter() {
+            let Ok((WireLossKey(key), per_cpu)) = entry else { continue };
+            let total: u64 = per_cpu.iter().sum();
+            let told = self.told.entry(key).or_default();
+            if let Some(kind) = Kind::from_u32(key.kind)
+                && total > *told
+            {
+                let count = total - *told;
+                *told = total;
+                let header =
+                    Header { time: boottime(), scope: key.scope, kind: key.kind, ..Header::default() };
+                events.push(RawEvent { header, body: Body::Loss { kind, count } });
+            }
+        }
+    }
+}
+
+/// CLOCK_BOOTTIME in nanoseconds, the clock of all events.
+pub fn boottime() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, SensorError> {
+    ebpf.take_map(name).ok_or(AttachError::Missing { program: name }.into())
+}
+
+fn path_key(path: &str) -> Result<[u8; CGROUP_PATH], SensorError> {
+    let mut key = [0; CGROUP_PATH];
+    // The last byte stays NUL.
+    match key[..CGROUP_PATH - 1].get_mut(..path.len()) {
+        Some(place) => place.copy_from_slice(path.as_bytes()),
+        None => return Err(SensorError::PathTooLong { path: path.to_owned() }),
+    }
+    Ok(key)
+}
+
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), SensorError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        // What the kernel says for a missing key.
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

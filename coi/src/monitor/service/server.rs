@@ -1,0 +1,707 @@
+//! The daemon: one set of kernel programs, any number of watches, one unix socket.
+//!
+//! It promises that a watch that was answered is armed in the kernel, that only root and the group
+//! incus-admin are answered at all, and that the programs are gone when it ends. What a call means is in
+//! [`super::api`].
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, Request, State, connect_info::Connected,
+        rejection::JsonRejection,
+    },
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{Gid, Group, Uid, User},
+};
+use serde::Deserialize;
+use tokio::{
+    net::{UnixListener, unix::UCred},
+    sync::{Notify, broadcast, mpsc},
+};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
+
+use super::{
+    Options,
+    api::{ApiError, Hole, Status, Subject, Watch, WatchRequest, WatchState},
+    client::READY,
+    watch::Watching,
+};
+use crate::{
+    incus,
+    monitor::{
+        audit::{self, Log, LogError},
+        cgroup::{self, Cgroup, CgroupError},
+        event::Container,
+        pipeline::{self, Watched},
+        respond::{CgroupResponder, IncusResponder, RespondError, Responder},
+        rulefiles::{self, RuleFilesError},
+        sensor::{Sensor, SensorError},
+    },
+};
+
+/// Incus's own group; who is in it can become root on the machine, and Incus says so.
+const ADMIN_GROUP: &str = "incus-admin";
+/// Where COI mounts the workspace in its containers, and looks for it in others.
+const WORKSPACE: &str = "/workspace";
+/// How many lines a viewer may be behind before it is told that it has missed some.
+const VIEWER_LINES: usize = 8192;
+/// How many notes may wait for a watch's task.
+const NOTES: usize = 8192;
+/// The deepest level at which the kernel side looks for watched cgroups.
+const MAX_LEVEL: u32 = 8;
+/// How long a watch that is over is still told of.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Another one does.
+    #[error("a COI daemon runs already and answers on {socket}; nothing to do")]
+    Running {
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// Kernel programs need root.
+    #[error("the daemon must run as root to load kernel programs; run: sudo coi daemon")]
+    NotRoot,
+    /// The kernel side does not work.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    /// The rules are wrong.
+    #[error(transparent)]
+    Rules(#[from] RuleFilesError),
+    /// The socket cannot be made.
+    #[error("cannot listen on {socket}: {source}")]
+    Listen {
+        /// Where.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread or a signal handler cannot be made.
+    #[error("cannot start the daemon: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// Incus's group, if this machine has it.
+pub fn admin_group() -> Option<Gid> {
+    Group::from_name(ADMIN_GROUP).ok().flatten().map(|group| group.gid)
+}
+
+/// Runs the daemon until it is told to end, or has had nothing to watch for `options.idle_exit`.
+pub async fn run(options: Options) -> Result<(), ServerError> {
+    let ready = options.ready_fd.map(fs::File::from);
+    let say = |words: &str| {
+        if let Some(mut ready) = ready.as_ref() {
+            // Who does not listen any more needs no answer.
+            let _ = ready.write_all(words.as_bytes());
+        }
+    };
+    let started = start(options.rules.as_deref()).await;
+    match &started {
+        Ok(_) => say(READY),
+        Err(error) => say(&format!("{error}\n")),
+    }
+    drop(ready);
+    let Started { service, listener, thread, lock } = started?;
+    let result = serve(&service, listener, options.idle_exit).await;
+    service.pipeline.stop();
+    // The programs are gone when the thread is.
+    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        tracing::error!("the monitor's thread did not end in order");
+    }
+    // Only after that may another daemon begin.
+    let _ = fs::remove_file(socket());
+    drop(lock);
+    result
+}
+
+struct Started {
+    service: Arc<Service>,
+    listener: UnixListener,
+    thread: std::thread::JoinHandle<()>,
+    lock: Flock<fs::File>,
+}
+
+/// Where the daemon listens.
+fn socket() -> PathBuf {
+    std::env::var_os("COI_SOCKET").map_or_else(|| super::api::DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+async fn start(rules: Option<&Path>) -> Result<Started, ServerError> {
+    if !Uid::effective().is_root() {
+        return Err(ServerError::NotRoot);
+    }
+    let socket = socket();
+    let failed = |source| ServerError::Listen { socket: socket.clone(), source };
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).map_err(failed)?;
+    let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| ServerError::Running { socket: socket.clone() })?;
+    let rules = Arc::new(rulefiles::load(rules)?);
+    let sensor = Sensor::load()?;
+    let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
+    let count = rules.rules().iter().filter(|rule| rule.enabled).count();
+    let (pipeline, thread) = pipeline::start(sensor, rules).map_err(ServerError::Start)?;
+    // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).map_err(failed)?;
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    if let Some(group) = admin_group() {
+        chown(&socket, None, Some(group.as_raw())).map_err(failed)?;
+    }
+    let service = Arc::new(Service {
+        pipeline,
+        incus: incus::Client::from_env(),
+        watches: Mutex::default(),
+        programs,
+        holes,
+        rules: count,
+        changed: Notify::new(),
+    });
+    tracing::info!(socket = %socket.display(), rules = count, "ready");
+    Ok(Started { service, listener, thread, lock })
+}
+
+async fn serve(
+    service: &Arc<Service>,
+    listener: UnixListener,
+    idle_exit: Option<Duration>,
+) -> Result<(), ServerError> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(ServerError::Start)?;
+    let ending = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+            () = service.idle(idle_exit) => tracing::info!("nothing to watch; ending"),
+        }
+    };
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/watches", get(list).post(watch))
+        .route("/v1/watches/{name}", get(one).delete(forget))
+        .route("/v1/watches/{name}/unfreeze", post(unfreeze))
+        .route("/v1/events", get(events))
+        .fallback(|| async {
+            Refusal::not_found("there is no such call; see the documentation of /v1".into())
+        })
+        .layer(DefaultBodyLimit::max(64 << 10))
+        .layer(middleware::from_fn(admit))
+        .with_state(Arc::clone(service));
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>());
+    // Viewers' streams have no end of their own, so the server is dropped rather than drained.
+    tokio::select! {
+        result = server => result.map_err(ServerError::Start),
+        () = ending => Ok(()),
+    }
+}
+
+/// The daemon's state.
+struct Service {
+    pipeline: pipeline::Handle,
+    incus: incus::Client,
+    watches: Mutex<HashMap<String, Entry>>,
+    programs: Vec<String>,
+    holes: Vec<Hole>,
+    rules: usize,
+    /// Watches have come or gone.
+    changed: Notify,
+}
+
+struct Entry {
+    watching: Arc<Watching>,
+    /// When it was over.
+    over: Option<Instant>,
+}
+
+/// A watch's identity and place, found out before it is armed.
+struct Found {
+    name: String,
+    id: String,
+    path: String,
+    existing: Option<Arc<Cgroup>>,
+    workspace: Option<PathBuf>,
+    inside: Option<String>,
+    responder: Box<dyn Responder>,
+    ephemeral: bool,
+}
+
+impl Service {
+    fn watches(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // Entries are only put in and taken out whole.
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|_, entry| entry.over.is_none_or(|over| over.elapsed() < REMEMBERED));
+        watches
+    }
+
+    /// A watch by name, also one that is over.
+    fn find(&self, name: &str) -> Result<Arc<Watching>, Refusal> {
+        let watches = self.watches();
+        let entry = watches.get(name).ok_or_else(|| {
+            Refusal::not_found(format!(
+                "{name} is not watched; see `coi list`, or watch it: coi monitor --attach {name}"
+            ))
+        })?;
+        Ok(Arc::clone(&entry.watching))
+    }
+
+    /// Ends when there has been nothing to watch for so long; never without a limit.
+    async fn idle(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let busy = self.watches().values().any(|entry| entry.over.is_none());
+            if busy {
+                self.changed.notified().await;
+            } else if tokio::time::timeout(limit, self.changed.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn watch(self: &Arc<Self>, request: WatchRequest) -> Result<Watch, Refusal> {
+        let found = match &request.subject {
+            Subject::Container { name } => self.find_container(name, &request).await?,
+            Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
+        };
+        let running = self
+            .watches()
+            .get(&found.name)
+            .filter(|entry| entry.over.is_none())
+            .map(|entry| Arc::clone(&entry.watching));
+        if let Some(running) = running {
+            if running.watched.container.id == found.id {
+                if request.respond {
+                    running.watched.respond.store(true, Ordering::Relaxed);
+                }
+                return Ok(running.describe());
+            }
+            // Another container has its name now.
+            self.end(&running).await?;
+        }
+        let workspace = found.workspace.as_deref().map(workspace_scope).transpose()?;
+        let (viewers, _) = broadcast::channel(VIEWER_LINES);
+        let (notes, inbox) = mpsc::channel(NOTES);
+        let container = Arc::new(Container { name: found.name.clone(), id: found.id });
+        let log = Log::open(&audit::directory(), &container.name, &container.id)?;
+        let watched = Arc::new(Watched {
+            scope: coi_common::Scope { level: cgroup::level(&found.path), ..workspace.unwrap_or_default() },
+            container,
+            path: found.path,
+            respond: request.respond.into(),
+            workspace: found.inside,
+            viewers,
+            notes,
+            unsaid: 0.into(),
+        });
+        let watching = Arc::new(Watching::new(
+            Arc::clone(&watched),
+            request.subject,
+            found.responder,
+            found.ephemeral,
+            log,
+        ));
+        let why = if request.respond {
+            "armed; it is frozen and killed by the rules"
+        } else {
+            "armed; it is only observed"
+        };
+        watching.enter(WatchState::Armed, why, &self.holes).await;
+        self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
+        let entry = Entry { watching: Arc::clone(&watching), over: None };
+        self.watches().insert(found.name, entry);
+        self.changed.notify_waiters();
+        let (ended, mut over) = mpsc::channel(1);
+        tokio::spawn(Arc::clone(&watching).serve(inbox, ended));
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(watching) = over.recv().await
+                && let Err(refusal) = service.end(&watching).await
+            {
+                tracing::error!(error = refusal.error.message, "a watch could not be ended");
+            }
+        });
+        Ok(watching.describe())
+    }
+
+    async fn find_container(&self, name: &str, request: &WatchRequest) -> Result<Found, Refusal> {
+        let instance = self.incus.instance(name).await?;
+        let id = instance.uuid().ok_or_else(|| {
+            Refusal::new(StatusCode::BAD_GATEWAY, "incus", format!("Incus gives no volatile.uuid for {name}"))
+        })?;
+        let mut path = format!("/lxc.payload.{name}");
+        let mut existing = None;
+        let state = self.incus.state(name).await?;
+        if let Ok(pid @ 1..) = u32::try_from(state.pid)
+            && let Some(running) = payload(pid)
+        {
+            existing = Some(Arc::new(Cgroup::open(&running)?));
+            path = running.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-').to_owned();
+            if path.rsplit('.').next() != Some(name) {
+                path = running;
+            }
+        }
+        let workspace = request.workspace.clone().or_else(|| {
+            let device = instance.expanded_devices.values().find(|device| {
+                device.get("type").map(String::as_str) == Some("disk")
+                    && device.get("path").map(String::as_str) == Some(WORKSPACE)
+            })?;
+            device.get("source").map(PathBuf::from)
+        });
+        Ok(Found {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            path,
+            existing,
+            inside: workspace.as_ref().map(|_| WORKSPACE.to_owned()),
+            workspace,
+            responder: Box::new(IncusResponder::new(self.incus.clone(), name, id)),
+            ephemeral: request.ephemeral || instance.ephemeral,
+        })
+    }
+
+    /// Watches no longer.
+    async fn end(&self, watching: &Arc<Watching>) -> Result<(), Refusal> {
+        if !watching.is_over() {
+            watching.enter(WatchState::Gone, "watched no longer", &[]).await;
+        }
+        self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
+        if let Some(entry) = self.watches().get_mut(&watching.watched.container.name)
+            && Arc::ptr_eq(&entry.watching, watching)
+        {
+            entry.over.get_or_insert_with(Instant::now);
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+/// The cgroup of the container that this process is the init of: the part of its path that Incus makes.
+fn payload(pid: u32) -> Option<String> {
+    let path = cgroup::of_process(pid)?;
+    let mut end = 0;
+    for part in path.split('/').skip(1) {
+        end += 1 + part.len();
+        if part.starts_with("lxc.payload.") {
+            return Some(path[..end].to_owned());
+        }
+    }
+    None
+}
+
+fn find_cgroup(path: &str, request: &WatchRequest, incus: &incus::Client) -> Result<Found, Refusal> {
+    let path = format!("/{}", path.trim_matches('/'));
+    let refuse = |why: &str| Err(Refusal::bad_request(format!("the cgroup {path} cannot be watched: {why}")));
+    if path == "/" {
+        return refuse("it is the root, and everything of the machine is in it");
+    }
+    if path.split('/').any(|part| part == "..") {
+        return refuse("its path leads upwards");
+    }
+    if cgroup::level(&path) > MAX_LEVEL {
+        return refuse(&format!("it is more than {MAX_LEVEL} levels deep"));
+    }
+    let cgroup = Cgroup::open(&path)?;
+    if cgroup.holds(1) {
+        return refuse("process 1 is in it");
+    }
+    if cgroup.holds(std::process::id()) {
+        return refuse("COI's own daemon is in it");
+    }
+    if incus_pid(incus).is_some_and(|pid| cgroup.holds(pid)) {
+        return refuse("Incus is in it");
+    }
+    let workspace = request.workspace.as_deref().map(fs::canonicalize).transpose();
+    let workspace = workspace.map_err(|error| {
+        Refusal::bad_request(format!("the workspace {:?} cannot be used: {error}", request.workspace))
+    })?;
+    Ok(Found {
+        name: path.trim_start_matches('/').to_owned(),
+        id: cgroup.id().to_string(),
+        inside: workspace.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        workspace,
+        existing: Some(Arc::new(cgroup)),
+        path,
+        responder: Box::new(CgroupResponder),
+        ephemeral: true,
+    })
+}
+
+/// The process that listens on Incus's socket.
+fn incus_pid(incus: &incus::Client) -> Option<u32> {
+    let stream = std::os::unix::net::UnixStream::connect(incus.socket()).ok()?;
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok()
+}
+
+/// How the kernel side recognises the workspace.
+fn workspace_scope(path: &Path) -> Result<coi_common::Scope, Refusal> {
+    let metadata = fs::metadata(path).map_err(|error| {
+        Refusal::bad_request(format!("the workspace {} cannot be used: {error}", path.display()))
+    })?;
+    let (major, minor) = filesystem_device(path)
+        .unwrap_or((nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev())));
+    Ok(coi_common::Scope {
+        workspace_inode: metadata.ino(),
+        // `include/linux/kdev_t.h`
+        workspace_device: (major as u32) << 20 | minor as u32,
+        ..Default::default()
+    })
+}
+
+/// The device number of the file system a path is on, as the kernel itself numbers it: where stat(2) gives
+/// each subvolume a number of its own (btrfs), mountinfo does not.
+fn filesystem_device(path: &Path) -> Option<(u64, u64)> {
+    use std::os::fd::AsRawFd as _;
+    let directory = fs::File::open(path).ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
+    let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<UCred>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok())
+    }
+}
+
+impl Peer {
+    fn is_root(self) -> bool {
+        self.0.is_some_and(|cred| cred.uid() == 0)
+    }
+
+    /// Root, or a member of Incus's group.
+    fn is_admin(self) -> bool {
+        let Some(cred) = self.0 else { return false };
+        let Some(group) = admin_group() else { return self.is_root() };
+        let member = || {
+            let user = User::from_uid(Uid::from_raw(cred.uid())).ok().flatten()?;
+            let name = std::ffi::CString::new(user.name).ok()?;
+            Some(nix::unistd::getgrouplist(&name, user.gid).ok()?.contains(&group))
+        };
+        self.is_root() || cred.gid() == group.as_raw() || member().unwrap_or(false)
+    }
+}
+
+async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
+    if !peer.is_admin() {
+        let words = format!("only root and the group {ADMIN_GROUP} may talk to COI's daemon");
+        return Refusal::new(StatusCode::FORBIDDEN, "denied", words).into_response();
+    }
+    request.extensions_mut().insert(peer);
+    next.run(request).await
+}
+
+async fn status(State(service): State<Arc<Service>>) -> Json<Status> {
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        programs: service.programs.clone(),
+        holes: service.holes.clone(),
+        rules: service.rules,
+        watches: service.watches().values().filter(|entry| entry.over.is_none()).count(),
+    })
+}
+
+async fn list(State(service): State<Arc<Service>>) -> Json<Vec<Watch>> {
+    let mut watches: Vec<_> = service
+        .watches()
+        .values()
+        .filter(|entry| entry.over.is_none())
+        .map(|entry| entry.watching.describe())
+        .collect();
+    watches.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(watches)
+}
+
+async fn watch(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<WatchRequest>, JsonRejection>,
+) -> Result<Json<Watch>, Refusal> {
+    let Json(request) = request.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+    if matches!(request.subject, Subject::Cgroup { .. }) && !peer.is_root() {
+        let words = "only root may have a cgroup of the host watched; run the command with sudo".into();
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
+    }
+    // The caller may go away; what was begun is carried through.
+    let watching = tokio::spawn(async move { service.watch(request).await });
+    watching.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
+}
+
+async fn one(
+    State(service): State<Arc<Service>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    let watching = service.find(&name)?;
+    watching.settled().await;
+    Ok(Json(watching.describe()))
+}
+
+async fn forget(
+    State(service): State<Arc<Service>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    let watching = service.find(&name)?;
+    let was = watching.describe();
+    service.end(&watching).await?;
+    Ok(Json(was))
+}
+
+async fn unfreeze(
+    State(service): State<Arc<Service>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    let watching = service.find(&name)?;
+    let Some(cgroup) = watching.cgroup() else {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "bad_request",
+            format!("nothing runs in {name}; there is nothing to thaw"),
+        ));
+    };
+    service.pipeline.rearm(Arc::clone(&watching.watched)).await?;
+    watching.responder.thaw(cgroup).await?;
+    watching.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+    Ok(Json(watching.describe()))
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    watch: String,
+}
+
+/// Lines from now on; the first one is the watch's state, so that a viewer knows it is there.
+async fn events(
+    State(service): State<Arc<Service>>,
+    Query(query): Query<EventsQuery>,
+) -> Result<Response, Refusal> {
+    let watching = service.find(&query.watch)?;
+    let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
+    let state = |why: &str| {
+        let record = audit::state(&watching.watched.container, watching.state(), why, &[]);
+        Arc::<str>::from(format!("{}\n", serde_json::Value::Object(record)))
+    };
+    let first = tokio_stream::once(state("you see what happens from now on"));
+    let container = Arc::clone(&watching.watched.container);
+    let now = Arc::clone(&watching);
+    let rest = lines.map(move |line| match line {
+        Ok(line) => line,
+        Err(BroadcastStreamRecvError::Lagged(missed)) => {
+            let why = format!(
+                "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
+            );
+            let record = audit::state(&container, now.state(), &why, &[]);
+            format!("{}\n", serde_json::Value::Object(record)).into()
+        }
+    });
+    let body = first.chain(rest).map(|line| Ok::<_, io::Error>(line.to_string()));
+    Ok(([("content-type", "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+/// A call that is not carried out.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    error: ApiError,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &str, message: String) -> Self {
+        Self { status, error: ApiError { code: code.to_owned(), message } }
+    }
+
+    fn not_found(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    fn bad_request(message: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    fn internal(message: String) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.error)).into_response()
+    }
+}
+
+impl From<incus::Error> for Refusal {
+    fn from(error: incus::Error) -> Self {
+        match error {
+            incus::Error::NotFound { .. } => Self::not_found(error.to_string()),
+            error => Self::new(StatusCode::BAD_GATEWAY, "incus", error.to_string()),
+        }
+    }
+}
+
+impl From<CgroupError> for Refusal {
+    fn from(error: CgroupError) -> Self {
+        match &error {
+            CgroupError::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::not_found(error.to_string())
+            }
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<RespondError> for Refusal {
+    fn from(error: RespondError) -> Self {
+        match error {
+            RespondError::Incus(error) => error.into(),
+            error => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<SensorError> for Refusal {
+    fn from(error: SensorError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<LogError> for Refusal {
+    fn from(error: LogError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<pipeline::Ended> for Refusal {
+    fn from(error: pipeline::Ended) -> Self {
+        Self::internal(error.to_string())
+    }
+}

@@ -1,0 +1,25 @@
+//! `cargo xtask test`: everything, on a machine that may be fresh: set-up, checks, and the end-to-end tests on a real
+//! Incus and the real kernel.
+
+use crate::check::{self, cargo};
+use crate::run::Report;
+use crate::setup;
+
+/// The command line of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only the end-to-end tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Sets the machine up, then checks and tests; the first thing that fails ends it.
+pub(crate) fn run(args: &Args, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+    let ready = report.time("setup", setup::ensure)?;
+    check::run(report)?;
+    report.run("build of coi", cargo().args(["build", "-p", "coi"]))?;
+    let tests = cargo().args(["test", "-p", "coi-tests", "--"]).args(&args.filter).arg("--show-output");
+    // The one that was set up, whatever the tests would find.
+    let tests = tests.env("INCUS_SOCKET", ready.incus_socket);
+    report.run("end-to-end tests", tests)?;
+    Ok(())
+}
