@@ -123,11 +123,7 @@ impl Monitored {
     }
 
     async fn restore(&mut self, notices: &mut impl Notices) {
-        let armed = match self.daemon.clone().ensure().await {
-            Ok(daemon) => arm(&daemon, &self.request).await,
-            Err(error) => Err(error),
-        };
-        let lost = match armed {
+        let lost = match arm(&self.daemon, &self.request).await {
             Ok((watch, events)) => {
                 (self.watch, self.events) = (watch, events);
                 return notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
@@ -191,6 +187,8 @@ pub(super) fn is_over(state: WatchState) -> bool {
 }
 
 async fn arm(daemon: &Client, request: &WatchRequest) -> Result<(Watch, Events), client::Error> {
+    // A daemon that has nothing to watch ends; the making of a container gives it time to.
+    let daemon = daemon.clone().ensure().await?;
     let watch = daemon.watch(request).await?;
     let events = daemon.events(&watch.name).await?;
     Ok((watch, events))
