@@ -120,6 +120,11 @@ impl Failure {
     pub(super) fn text(&self) -> Option<String> {
         match self {
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => None,
+            // Each error has been shown in its place.
+            Self::Rules(RuleFilesError::Wrong(errors)) => Some(match errors.len() {
+                1 => "no rules are used while that is wrong".to_owned(),
+                n => format!("no rules are used while these {n} things are wrong"),
+            }),
             other => Some(other.to_string()),
         }
     }

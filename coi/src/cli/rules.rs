@@ -8,6 +8,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
 
 use super::{Code, Failure, Format, Result};
+use crate::monitor::event::EventKind;
 use crate::monitor::rulefiles::{self, RuleFilesError};
 use crate::monitor::rules::testing::{self, Report};
 use crate::monitor::rules::{Rule, RuleSet};
@@ -113,7 +114,7 @@ fn object(rule: &Rule) -> serde_json::Value {
         "title": rule.title,
         "severity": rule.severity,
         "enabled": rule.enabled,
-        "events": rule.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
+        "events": rule.kinds.iter().map(EventKind::name).collect::<Vec<_>>(),
         "attack": rule.attack,
         "thresholds": rule.thresholds().collect::<std::collections::BTreeMap<_, _>>(),
         "tests": rule.tests(),
