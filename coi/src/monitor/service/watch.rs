@@ -19,7 +19,7 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, ThawError, Watched},
+    pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
     respond::{RespondError, Responder},
     sensor::boottime,
 };
@@ -139,7 +139,7 @@ impl Watching {
             }
         };
         // Nobody there is no failure.
-        let _ = self.watched.viewers.send(line.into());
+        let _ = self.watched.viewers.send(Shown::Line(line.into()));
     }
 
     /// Carries out what the pipeline decided, until it is over.
