@@ -218,11 +218,21 @@ impl Watching {
             (_, None) => Ok(()),
         };
         let latency = since();
-        let mut gone = None;
-        if action == ActionName::Kill {
-            // Incus's kill ends what the kernel's could not.
-            done = self.responder.bury().await.or(done);
-            gone = Some(since());
+        let mut settled = None;
+        match action {
+            ActionName::Log => {}
+            ActionName::Freeze => match self.responder.announce().await {
+                Ok(()) => settled = Some(since()),
+                // It stands still; what Incus makes of it is second.
+                Err(error) => {
+                    tracing::warn!(%error, name = self.watched.container.name, "frozen, but Incus could not be told")
+                }
+            },
+            ActionName::Kill => {
+                // Incus's kill ends what the kernel's could not.
+                done = self.responder.bury().await.or(done);
+                settled = Some(since());
+            }
         }
         let error = done.err().map(|error: RespondError| error.to_string());
         if action != ActionName::Log {
@@ -248,7 +258,11 @@ impl Watching {
             }
         }
         self.record(
-            audit::alert(&event, &alert, &audit::Outcome { action, latency, gone, error: error.as_deref() }),
+            audit::alert(
+                &event,
+                &alert,
+                &audit::Outcome { action, latency, settled, error: error.as_deref() },
+            ),
             true,
         )
         .await;
