@@ -92,6 +92,12 @@ pub enum Failure {
     /// There is no set of rules.
     #[error(transparent)]
     Rules(RuleFilesError),
+    /// Incus has no instance of that name.
+    #[error("there is no container {name}. `incus list` shows those there are")]
+    NoInstance {
+        /// The name.
+        name: String,
+    },
     /// There is no audit log of that name.
     #[error("there is no audit log of {name}: nothing of that name was ever watched here")]
     NoAudit {
@@ -139,7 +145,7 @@ impl Failure {
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }
-            Self::NoAudit { .. } => Code::NOT_FOUND,
+            Self::NoInstance { .. } | Self::NoAudit { .. } => Code::NOT_FOUND,
             Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,
