@@ -213,3 +213,46 @@ fn of_monitor(error: &client::Error) -> Code {
         ) => Code::MONITOR,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::service::api::ApiError;
+
+    fn refused(code: &str) -> client::Error {
+        client::Error::Refused(ApiError { code: code.into(), message: String::new() })
+    }
+
+    #[test]
+    fn bad_input_has_its_code() {
+        let path = std::path::PathBuf::from("/p");
+        let no_socket = || http::Error::NoSocket { path: path.clone() };
+        let denied = http::Error::NotPermitted { path: path.clone() };
+        let hanging =
+            http::Error::Deadline { path: path.clone(), call: "GET /".into(), within: Default::default() };
+        let name = || "x".to_owned();
+        let failures: [(Failure, Code); 11] = [
+            (incus::Error::from(no_socket()).into(), Code::INCUS),
+            (incus::Error::from(denied).into(), Code::INCUS),
+            (incus::Error::from(hanging).into(), Code::INCUS),
+            (launch::Error::NoImage { alias: name(), have: vec![] }.into(), Code::NOT_FOUND),
+            (launch::Error::NoWorkspace { path: path.clone() }.into(), Code::NOT_FOUND),
+            (launch::Error::NoContainer { name: name() }.into(), Code::NOT_FOUND),
+            (client::Error::NotRunning { socket: path.clone(), program: path.clone() }.into(), Code::MONITOR),
+            (client::Error::Start { why: name() }.into(), Code::MONITOR),
+            (refused("not_found").into(), Code::NOT_FOUND),
+            (Failure::Rules(RuleFilesError::Wrong(vec![])), Code::RULE),
+            (launch::Error::Interrupted { signal: 2 }.into(), Code(130)),
+        ];
+        for (failure, code) in failures {
+            assert_eq!(failure.code(), code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_ended_with() {
+        assert_eq!(Code::of_command(7), Code(7));
+        assert_eq!(Code::of_command(256 + 3), Code(3));
+        assert_eq!(Code::of_signal(15), Code(143));
+    }
+}
