@@ -6,6 +6,11 @@ use crate::launch::{MonitorLost, Notices};
 use crate::monitor::service::api::{ActionTaken, Watch};
 use crate::monitor::service::stream::Line;
 
+/// What a terminal needs to be told when the program that drew on it was killed: leave the second screen, show
+/// the cursor, stop reporting the mouse and marking what is pasted, draw plainly.
+const LEAVE_SCREEN: &str =
+    "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m";
+
 /// Says it on standard error.
 #[derive(Clone, Copy, Debug)]
 pub enum Printer {
@@ -41,7 +46,8 @@ impl Notices for Printer {
     }
 
     fn killed(&mut self, watch: &Watch, action: &ActionTaken) {
-        self.say(&kill_line(watch, action));
+        let leave = if matches!(self, Self::OverScreen) { LEAVE_SCREEN } else { "" };
+        self.say(&format!("{leave}{}", kill_line(watch, action)));
     }
 
     fn monitor_lost(&mut self, name: &str, then: MonitorLost) {
