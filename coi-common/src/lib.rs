@@ -306,8 +306,7 @@ pub struct Cgroup {
     pub path_len: u32,
 }
 
-// SAFETY (all of these): repr(C), fields laid out without padding (asserted below), numbers and arrays of
-// numbers only.
+// SAFETY: repr(C), fields laid out without padding (asserted below), numbers and arrays of numbers only.
 unsafe impl Record for Header {}
 // SAFETY: see above.
 unsafe impl Record for Exec {}

@@ -225,7 +225,7 @@ impl Watching {
                 Ok(()) => settled = Some(since()),
                 // It stands still; what Incus makes of it is second.
                 Err(error) => {
-                    tracing::warn!(%error, name = self.watched.container.name, "frozen, but Incus could not be told")
+                    tracing::warn!(%error, name = self.watched.container.name, "frozen, but Incus could not be told");
                 }
             },
             ActionName::Kill => {
