@@ -126,6 +126,7 @@ enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Drop(u64),
     Stop,
 }
 
@@ -170,6 +171,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Rearm(watched, reply))?;
         answer.await.map_err(|_| Ended)
+    }
+
+    /// Watches one cgroup no longer: it has turned out to be somebody else's.
+    pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
+        self.send(Command::Drop(id))
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -257,6 +263,12 @@ impl Pipeline {
                         self.rearm(&watched);
                         let _ = reply.send(());
                     }
+                    Command::Drop(id) => {
+                        if let Err(error) = self.sensor.unwatch(id) {
+                            tracing::error!(%error, id, "a cgroup that is not to be watched still is");
+                        }
+                        self.ended(id);
+                    }
                     Command::Stop => return,
                 }
             }
@@ -278,8 +290,12 @@ impl Pipeline {
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
         for path in paths(&watched.path) {
-            self.sensor.expect(&path, watched.scope)?;
-            self.expected.insert(path, Arc::clone(watched));
+            // Another container may really have the name that this one's cgroup would get after an unclean end.
+            let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
+            if path == watched.path || !taken {
+                self.sensor.expect(&path, watched.scope)?;
+                self.expected.insert(path, Arc::clone(watched));
+            }
         }
         if let Some(cgroup) = existing {
             let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope };

@@ -20,7 +20,7 @@ use crate::monitor::{
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
     pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
-    respond::{RespondError, Responder},
+    respond::{Owner, RespondError, Responder},
     sensor::boottime,
 };
 
@@ -153,7 +153,9 @@ impl Watching {
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
-                    self.now().cgroup = Some(cgroup);
+                    self.now().cgroup = Some(Arc::clone(&cgroup));
+                    // Incus may take its time; what the watch decides does not wait for it.
+                    tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
                     self.enter(WatchState::Running, "its cgroup was made", &[]).await;
                 }
                 Note::Gone => {
@@ -188,6 +190,32 @@ impl Watching {
                 let why =
                     format!("{unsaid} alerts came faster than they could be written and are not in this log");
                 self.enter(self.state(), &why, &[]).await;
+            }
+        }
+    }
+
+    /// Makes sure that a cgroup is the watched container's own.
+    async fn verify(self: Arc<Self>, pipeline: Handle, cgroup: Arc<Cgroup>, ended: mpsc::Sender<Arc<Self>>) {
+        let name = &self.watched.container.name;
+        match self.responder.owner(&cgroup).await {
+            Owner::Same => {}
+            Owner::Another => {
+                if let Err(error) = pipeline.drop_cgroup(cgroup.id()) {
+                    tracing::error!(%error, name, "another container's cgroup may still be watched");
+                }
+                let mine = {
+                    let mut now = self.now();
+                    now.cgroup.take_if(|now| now.id() == cgroup.id()).is_some()
+                };
+                if mine {
+                    let why = format!("{} is another container's", cgroup.path());
+                    self.enter(WatchState::Armed, &why, &[]).await;
+                }
+            }
+            Owner::Successor => {
+                self.enter(WatchState::Gone, "another container has its name now", &[]).await;
+                // Nobody there means the daemon is ending.
+                let _ = ended.send(Arc::clone(&self)).await;
             }
         }
     }
