@@ -374,8 +374,8 @@ impl Service {
             && let Some(running) = payload(pid)
         {
             existing = Some(Arc::new(Cgroup::open(&running)?));
-            path = running.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-').to_owned();
-            if path.rsplit('.').next() != Some(name) {
+            // After an unclean end it has a number behind its name; at the next start it may have none.
+            if !running.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
                 path = running;
             }
         }
