@@ -91,17 +91,26 @@ pub enum Note {
     Lost(Box<Event>),
     /// It is watched no longer; there will be nothing more.
     Over,
-    /// A person wants it thawed, after all that was noted before.
-    Thaw(oneshot::Sender<Result<(), ThawError>>),
+    /// A person wants something done, after all that was noted before.
+    Order(Order, oneshot::Sender<Result<(), OrderError>>),
 }
 
-/// Why a container is not thawed.
+/// What a person can want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Let it go on, armed again.
+    Thaw,
+    /// End it as it stands: a frozen container must not run on for a moment first.
+    Kill,
+}
+
+/// Why an order is not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum ThawError {
+pub enum OrderError {
     /// Nothing runs in it.
-    #[error("nothing runs in {0}; there is nothing to thaw")]
+    #[error("nothing runs in {0}; there is nothing to thaw or kill")]
     NothingRuns(String),
-    /// The thaw itself failed.
+    /// It was tried and failed.
     #[error(transparent)]
     Respond(#[from] RespondError),
     /// There is no monitor any more.

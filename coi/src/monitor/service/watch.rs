@@ -19,7 +19,7 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
+    pipeline::{Decision, Handle, Note, Order, OrderError, Shown, Watched},
     respond::{Owner, RespondError, Responder},
     sensor::boottime,
 };
@@ -159,12 +159,8 @@ impl Watching {
                     self.enter(WatchState::Running, "its cgroup was made", &[]).await;
                 }
                 Note::Gone => {
-                    let killed = {
-                        let mut now = self.now();
-                        now.cgroup = None;
-                        now.state == WatchState::Killed
-                    };
-                    if !killed {
+                    self.now().cgroup = None;
+                    if !self.is_over() {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
                         self.enter(state, "its cgroup was removed", &[]).await;
                     }
@@ -174,9 +170,9 @@ impl Watching {
                     }
                 }
                 Note::Over => return,
-                Note::Thaw(reply) => {
-                    // Who asked may have gone away; it is thawed all the same.
-                    let _ = reply.send(self.thaw(&pipeline).await);
+                Note::Order(order, reply) => {
+                    // Who asked may have gone away; it is done all the same.
+                    let _ = reply.send(self.obey(order, &pipeline).await);
                 }
                 Note::Lost(event) => {
                     if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {
@@ -220,15 +216,24 @@ impl Watching {
         }
     }
 
-    /// Lets it go on, armed again: what happened so far is over before it does.
-    async fn thaw(self: &Arc<Self>, pipeline: &Handle) -> Result<(), ThawError> {
+    async fn obey(self: &Arc<Self>, order: Order, pipeline: &Handle) -> Result<(), OrderError> {
         let _acting = self.acting.lock().await;
         let Some(cgroup) = self.cgroup() else {
-            return Err(ThawError::NothingRuns(self.watched.container.name.clone()));
+            return Err(OrderError::NothingRuns(self.watched.container.name.clone()));
         };
-        pipeline.rearm(Arc::clone(&self.watched)).await?;
-        self.responder.thaw(cgroup).await?;
-        self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+        match order {
+            Order::Thaw => {
+                // What happened so far is over before it goes on.
+                pipeline.rearm(Arc::clone(&self.watched)).await?;
+                self.responder.thaw(cgroup).await?;
+                self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+            }
+            Order::Kill => {
+                let killed = self.responder.kill(cgroup).await;
+                self.responder.bury().await.or(killed)?;
+                self.enter(WatchState::Gone, "killed by a person", &[]).await;
+            }
+        }
         Ok(())
     }
 
