@@ -86,12 +86,12 @@ fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
         generation: read(inode + offset!(inode_generation)).unwrap_or(0),
     };
     // SAFETY: the value is a number; a torn read of it is not possible.
-    let known = unsafe { FILES.get(&key) }.copied();
+    let known = unsafe { FILES.get(key) }.copied();
     let in_workspace = match known {
         Some(known) => known != 0,
         None => {
             let found = path::in_workspace(file, &scope);
-            let _ = FILES.insert(&key, &u32::from(found), 0);
+            let _ = FILES.insert(key, u32::from(found), 0);
             found
         }
     };
@@ -135,10 +135,10 @@ pub fn flush(watched: &Watched) {
 
 #[inline(always)]
 fn flush_one(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, tid: u32) {
-    if let Some(sum) = sums.get_ptr(&tid) {
+    if let Some(sum) = sums.get_ptr(tid) {
         // SAFETY: only this thread's own calls change its sum.
         let bytes = unsafe { *sum };
-        let _ = sums.remove(&tid);
+        let _ = sums.remove(tid);
         if bytes > 0 {
             tell(watched, kind, bytes);
         }
@@ -148,7 +148,7 @@ fn flush_one(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, tid: u32) 
 #[inline(always)]
 fn add(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, bytes: u64, step: u64) {
     let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
-    let told = match sums.get_ptr_mut(&tid) {
+    let told = match sums.get_ptr_mut(tid) {
         Some(sum) => {
             // SAFETY: only this thread's own calls change its sum.
             let total = unsafe { *sum } + bytes;
@@ -158,7 +158,7 @@ fn add(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, bytes: u64, step
             told
         }
         // No room for another thread's sum: tell at once rather than lose it.
-        None if bytes >= step || sums.insert(&tid, &bytes, 0).is_err() => bytes,
+        None if bytes >= step || sums.insert(tid, bytes, 0).is_err() => bytes,
         None => 0,
     };
     if told > 0 {
