@@ -26,8 +26,8 @@ const RUN: Duration = Duration::from_secs(300);
 const SILENCE: Duration = Duration::from_secs(3);
 /// What a shell's answer to `id` begins with.
 const ANSWER: &[u8] = b"uid=";
-const NOTES: &str = "The token of the year is a mouse.\n";
-const HARMLESS: &str = "hostname && grep -rn token .";
+const NOTES: &str = "TODO: find a name for the mouse\n";
+const HARMLESS: &str = "hostname && grep -rn TODO .";
 
 /// The command line of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -93,7 +93,7 @@ async fn harmless(coi: &Coi, facts: &mut Facts, signals: &mut Signals) -> Result
     let mut lines = ended.out.lines();
     let name = lines.next().unwrap_or_default().to_owned();
     let found = lines.next().is_some_and(|line| line.ends_with(NOTES.trim_end()));
-    facts.note(found, format!("it ran in the container {name}, and grep found the token in the workspace"));
+    facts.note(found, format!("it ran in the container {name}, and grep found the note in the workspace"));
     let alerts =
         coi.audit(&name, signals).await?.into_iter().filter(|record| record["event"]["kind"] == "alert");
     let alerts: Vec<String> = alerts.map(|alert| text(&alert, "/rule/id").to_owned()).collect();

@@ -7,11 +7,12 @@
 //! with `coi unfreeze`.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, Read as _, Seek as _, Write as _};
-use std::net::Ipv4Addr;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,10 +21,6 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, s
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::sync::mpsc;
 
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
@@ -34,6 +31,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How long a freeze and its record may take before the bench gives up.
 const FROZEN: Duration = Duration::from_secs(30);
+/// The kernel reports changes of one cgroup.events at most every 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV`); a freeze that
+/// followed the thaw before it at once would be seen only then, two clock ticks of 10 ms later at worst.
+const APART: Duration = Duration::from_millis(50);
 /// The rule that answers; PORT stands for the listener's.
 const RULE: &str = r#"
 [[rule]]
@@ -98,7 +98,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<Measured>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     let rules = coi.dir().join("rules");
     fs::create_dir(&rules)?;
@@ -181,20 +181,19 @@ impl Subject {
         let [option, target] = &self.target;
         coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
         let log = coi.run(&["audit", "path", &self.name], signals).await?;
-        let mut freezes = watch(&self.cgroup, Path::new(log.trim_end()))?;
-        let mut attacker = Attacker::start(listener.local_addr()?.port())?;
-        fs::write(self.cgroup.join("cgroup.procs"), attacker.pid()?.to_string())?;
+        let mut scene = Scene::set(&self.cgroup, Path::new(log.trim_end()), listener.local_addr()?.port())?;
         let (mut observed, mut recorded) = (Vec::new(), Vec::new());
         for run in 1..=runs {
-            attacker.go().await?;
             let what = format!("freeze {run} of {}", self.title);
-            let freeze = signals.unless(&what, FROZEN, freezes.recv()).await?;
-            let freeze = freeze.ok_or_else(|| format!("{what}: its cgroup is gone"))?;
+            let frozen = tokio::task::spawn_blocking(move || (scene.freeze(), scene));
+            let freeze;
+            (freeze, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
+            let freeze = freeze.map_err(io_error(what))?;
             coi.run(&["unfreeze", &self.name], signals).await?;
-            let began = signals.unless("the attacker's word", FROZEN, attacker.began()).await??;
-            drop(listener.accept().await?);
-            observed.push(freeze.at.saturating_sub(began));
+            observed.push(freeze.at.saturating_sub(scene.attacker.began()?));
             recorded.push(freeze.latency_us * 1000);
+            drop(listener.accept()?);
+            tokio::time::sleep(APART).await;
         }
         let none = || "nothing was measured";
         Ok(Measured {
@@ -235,50 +234,67 @@ fn read(mut file: &File) -> io::Result<String> {
     Ok(text)
 }
 
-/// Waits for freezes of a cgroup, and for the daemon's records of them, on a thread of its own.
-fn watch(cgroup: &Path, log: &Path) -> Result<mpsc::Receiver<Freeze>> {
-    let events = File::open(cgroup.join("cgroup.events"))?;
-    let mut log_file = File::open(log)?;
-    log_file.seek(io::SeekFrom::End(0))?;
-    let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    changes.add_watch(log, AddWatchFlags::IN_MODIFY)?;
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::Builder::new().name("watcher".into()).spawn(move || {
-        // It ends with the cgroup or with the bench.
-        let _ = follow(&events, &mut log_file, &changes, &sender);
-    })?;
-    Ok(receiver)
+/// Where a subject is attacked, and who looks on.
+struct Scene {
+    attacker: Attacker,
+    /// The cgroup's `cgroup.events`.
+    events: File,
+    /// The daemon's audit log of it, and its changes.
+    log: File,
+    changes: Inotify,
+    /// What has been read of the log and is no whole line yet.
+    lines: String,
 }
 
-fn follow(events: &File, log: &mut File, changes: &Inotify, sender: &mpsc::Sender<Freeze>) -> Result<()> {
-    let (mut at, mut latency_us, mut lines) = (None, None, String::new());
-    loop {
-        let mut fds = [
-            PollFd::new(events.as_fd(), PollFlags::POLLPRI),
-            PollFd::new(changes.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut fds, PollTimeout::NONE)?;
-        let now = boottime()?;
-        if at.is_none() && read(events)?.contains("frozen 1") {
-            at = Some(now);
-        }
-        // Only their coming matters.
-        let _ = changes.read_events();
-        log.read_to_string(&mut lines)?;
-        while let Some((line, rest)) = lines.split_once('\n') {
-            let record: Value = serde_json::from_str(line)?;
-            lines = rest.to_owned();
-            if record["rule"]["id"] == "bench-connect" {
-                latency_us = record["coi"]["action"]["latency_us"].as_u64();
+impl Scene {
+    fn set(cgroup: &Path, log: &Path, port: u16) -> Result<Self> {
+        let attacker = Attacker::start(port)?;
+        fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
+        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        changes.add_watch(log, AddWatchFlags::IN_MODIFY)?;
+        let events = File::open(cgroup.join("cgroup.events"))?;
+        Ok(Self { attacker, events, log: File::open(log)?, changes, lines: String::new() })
+    }
+
+    /// Has the attacker attack, and waits until it is frozen and that is on record.
+    fn freeze(&mut self) -> io::Result<Freeze> {
+        // What is waited for is a change from this reading on.
+        read(&self.events)?;
+        self.attacker.go()?;
+        let at = loop {
+            wait(PollFd::new(self.events.as_fd(), PollFlags::POLLPRI))?;
+            let now = boottime()?;
+            if read(&self.events)?.contains("frozen 1") {
+                break now;
             }
-            // Written when all that belongs to a freeze is done.
-            if record["coi"]["state"] == "frozen"
-                && let (Some(at), Some(latency_us)) = (at.take(), latency_us.take())
-            {
-                sender.blocking_send(Freeze { at, latency_us })?;
+        };
+        let mut latency_us = None;
+        loop {
+            self.log.read_to_string(&mut self.lines)?;
+            while let Some((line, rest)) = self.lines.split_once('\n') {
+                let record: Value = serde_json::from_str(line)?;
+                self.lines = rest.to_owned();
+                if record["rule"]["id"] == "bench-connect" {
+                    latency_us = record["coi"]["action"]["latency_us"].as_u64();
+                }
+                // It comes when all that belongs to a freeze is done.
+                if let (true, Some(latency_us)) = (record["coi"]["state"] == "frozen", latency_us) {
+                    return Ok(Freeze { at, latency_us });
+                }
             }
+            wait(PollFd::new(self.changes.as_fd(), PollFlags::POLLIN))?;
+            // That there was one is all that matters.
+            self.changes.read_events()?;
         }
     }
+}
+
+fn wait(fd: PollFd<'_>) -> io::Result<()> {
+    let limit = PollTimeout::try_from(FROZEN).unwrap_or(PollTimeout::MAX);
+    if poll(&mut [fd], limit)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen"));
+    }
+    Ok(())
 }
 
 fn boottime() -> nix::Result<u64> {
@@ -294,33 +310,35 @@ struct Attacker {
 }
 
 impl Attacker {
-    fn start(port: u16) -> Result<Self> {
-        let mut child = tokio::process::Command::new(std::env::current_exe()?)
+    fn start(port: u16) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
             .args(["bench-attacker", &port.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err("the attacker has no pipes".into());
+            return Err(io::Error::other("the attacker has no pipes"));
         };
         Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
     }
 
-    fn pid(&self) -> Result<u32> {
-        self.child.id().ok_or_else(|| "the attacker has ended".into())
-    }
-
-    async fn go(&mut self) -> io::Result<()> {
-        self.stdin.write_all(b"\n").await
+    fn go(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"\n")
     }
 
     /// When it called connect(2), as it says once it has been thawed.
-    async fn began(&mut self) -> Result<u64> {
+    fn began(&mut self) -> Result<u64> {
         let mut line = String::new();
-        self.stdout.read_line(&mut line).await?;
+        self.stdout.read_line(&mut line)?;
         Ok(line.trim_end().parse()?)
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        // It may have been killed with its cgroup.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
