@@ -26,7 +26,7 @@ use super::{
     cgroup::{Cgroup, level},
     event::{Container, Event, EventKind},
     lineage::{Context, Lineage, uid_map},
-    respond::action_for,
+    respond::{RespondError, action_for},
     rules::{Alert, Engine, RuleSet},
     sensor::{
         BULK_INTERVAL, Sensor, SensorError, boottime,
@@ -70,6 +70,24 @@ pub enum Note {
     Gone,
     /// Events were lost.
     Lost(Box<Event>),
+    /// It is watched no longer; there will be nothing more.
+    Over,
+    /// A person wants it thawed, after all that was noted before.
+    Thaw(oneshot::Sender<Result<(), ThawError>>),
+}
+
+/// Why a container is not thawed.
+#[derive(Debug, thiserror::Error)]
+pub enum ThawError {
+    /// Nothing runs in it.
+    #[error("nothing runs in {0}; there is nothing to thaw")]
+    NothingRuns(String),
+    /// The thaw itself failed.
+    #[error(transparent)]
+    Respond(#[from] RespondError),
+    /// There is no monitor any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// An alert, and what is to be done about it.

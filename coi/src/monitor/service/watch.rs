@@ -19,7 +19,7 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Note, Watched},
+    pipeline::{Decision, Handle, Note, ThawError, Watched},
     respond::{RespondError, Responder},
     sensor::boottime,
 };
@@ -100,7 +100,7 @@ impl Watching {
     }
 
     /// The cgroup that runs now.
-    pub(super) fn cgroup(&self) -> Option<Arc<Cgroup>> {
+    fn cgroup(&self) -> Option<Arc<Cgroup>> {
         self.now().cgroup.clone()
     }
 
@@ -142,9 +142,10 @@ impl Watching {
         let _ = self.watched.viewers.send(line.into());
     }
 
-    /// Carries out what the pipeline decided, until the pipeline has no more use for it.
+    /// Carries out what the pipeline decided, until it is over.
     pub(super) async fn serve(
         self: Arc<Self>,
+        pipeline: Handle,
         mut notes: mpsc::Receiver<Note>,
         ended: mpsc::Sender<Arc<Self>>,
     ) {
@@ -170,6 +171,11 @@ impl Watching {
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
                 }
+                Note::Over => return,
+                Note::Thaw(reply) => {
+                    // Who asked may have gone away; it is thawed all the same.
+                    let _ = reply.send(self.thaw(&pipeline).await);
+                }
                 Note::Lost(event) => {
                     if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {
                         self.lost.fetch_add(count.unsigned_abs(), Ordering::Relaxed);
@@ -184,6 +190,18 @@ impl Watching {
                 self.enter(self.state(), &why, &[]).await;
             }
         }
+    }
+
+    /// Lets it go on, armed again: what happened so far is over before it does.
+    async fn thaw(self: &Arc<Self>, pipeline: &Handle) -> Result<(), ThawError> {
+        let _acting = self.acting.lock().await;
+        let Some(cgroup) = self.cgroup() else {
+            return Err(ThawError::NothingRuns(self.watched.container.name.clone()));
+        };
+        pipeline.rearm(Arc::clone(&self.watched)).await?;
+        self.responder.thaw(cgroup).await?;
+        self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+        Ok(())
     }
 
     async fn act(self: &Arc<Self>, decision: Decision) {
