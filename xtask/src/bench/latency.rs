@@ -16,11 +16,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
@@ -29,7 +28,7 @@ use crate::setup;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How long a freeze and its record may take before the bench gives up.
+/// How long a freeze may take before the bench gives up.
 const FROZEN: Duration = Duration::from_secs(30);
 /// The kernel reports changes of one cgroup.events at most every 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV`); a freeze that
 /// followed the thaw before it at once would be seen only then, two clock ticks of 10 ms later at worst.
@@ -105,7 +104,8 @@ async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<
     fs::write(rules.join("bench.toml"), RULE.replace("PORT", &port.to_string()))?;
     coi.start(&["--rules".as_ref(), rules.as_os_str()], signals).await?;
     let mut results = Vec::new();
-    for subject in [Subject::cgroup()?, Subject::container(coi)?] {
+    for make in [Subject::cgroup, Subject::container] {
+        let subject = make(coi)?;
         anstream::eprintln!("{}: {runs} runs", subject.title);
         let measured = subject.measure(coi, &listener, runs, signals).await;
         let ended = subject.end();
@@ -128,14 +128,6 @@ struct Subject {
     ours: bool,
 }
 
-/// One freeze, as it was seen.
-struct Freeze {
-    /// When the cgroup stood still.
-    at: u64,
-    /// What the audit says of it, in microseconds.
-    latency_us: u64,
-}
-
 /// All freezes of a subject.
 #[derive(Debug, Serialize)]
 struct Measured {
@@ -148,7 +140,7 @@ struct Measured {
 
 impl Subject {
     /// A cgroup of this machine.
-    fn cgroup() -> Result<Self> {
+    fn cgroup(_: &Coi) -> Result<Self> {
         let name = format!("coi.bench-{}", std::process::id());
         let cgroup = hierarchy()?.join(&name);
         fs::create_dir(&cgroup).map_err(io_error(cgroup.display().to_string()))?;
@@ -180,20 +172,28 @@ impl Subject {
     ) -> Result<Measured> {
         let [option, target] = &self.target;
         coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
-        let log = coi.run(&["audit", "path", &self.name], signals).await?;
-        let mut scene = Scene::set(&self.cgroup, Path::new(log.trim_end()), listener.local_addr()?.port())?;
-        let (mut observed, mut recorded) = (Vec::new(), Vec::new());
+        let mut scene = Scene::set(&self.cgroup, listener.local_addr()?.port())?;
+        let mut observed = Vec::new();
         for run in 1..=runs {
             let what = format!("freeze {run} of {}", self.title);
             let frozen = tokio::task::spawn_blocking(move || (scene.freeze(), scene));
-            let freeze;
-            (freeze, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
-            let freeze = freeze.map_err(io_error(what))?;
+            let at;
+            (at, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
+            let at = at.map_err(io_error(what))?;
+            // Answered when the freeze is done and on record.
             coi.run(&["unfreeze", &self.name], signals).await?;
-            observed.push(freeze.at.saturating_sub(scene.attacker.began()?));
-            recorded.push(freeze.latency_us * 1000);
+            observed.push(at.saturating_sub(scene.attacker.began()?));
             drop(listener.accept()?);
             tokio::time::sleep(APART).await;
+        }
+        let records = coi.audit(&self.name, signals).await?;
+        let recorded: Vec<u64> = records
+            .iter()
+            .filter(|record| record["rule"]["id"] == "bench-connect")
+            .filter_map(|record| Some(record.pointer("/coi/action/latency_us")?.as_u64()? * 1000))
+            .collect();
+        if recorded.len() != observed.len() {
+            return Err(format!("{runs} freezes, but {} in the audit log", recorded.len()).into());
         }
         let none = || "nothing was measured";
         Ok(Measured {
@@ -211,7 +211,7 @@ impl Subject {
         fs::write(self.cgroup.join("cgroup.kill"), "1")?;
         let events = File::open(self.cgroup.join("cgroup.events"))?;
         while read(&events)?.contains("populated 1") {
-            poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], PollTimeout::from(5000u16))?;
+            wait(&events)?;
         }
         fs::remove_dir(&self.cgroup).map_err(io_error(self.cgroup.display().to_string()))?;
         Ok(())
@@ -239,62 +239,37 @@ struct Scene {
     attacker: Attacker,
     /// The cgroup's `cgroup.events`.
     events: File,
-    /// The daemon's audit log of it, and its changes.
-    log: File,
-    changes: Inotify,
-    /// What has been read of the log and is no whole line yet.
-    lines: String,
 }
 
 impl Scene {
-    fn set(cgroup: &Path, log: &Path, port: u16) -> Result<Self> {
+    fn set(cgroup: &Path, port: u16) -> Result<Self> {
         let attacker = Attacker::start(port)?;
         fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
-        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        changes.add_watch(log, AddWatchFlags::IN_MODIFY)?;
-        let events = File::open(cgroup.join("cgroup.events"))?;
-        Ok(Self { attacker, events, log: File::open(log)?, changes, lines: String::new() })
+        Ok(Self { attacker, events: File::open(cgroup.join("cgroup.events"))? })
     }
 
-    /// Has the attacker attack, and waits until it is frozen and that is on record.
-    fn freeze(&mut self) -> io::Result<Freeze> {
+    /// Has the attacker attack, and waits until it is frozen; answers when that was.
+    fn freeze(&mut self) -> io::Result<u64> {
         // What is waited for is a change from this reading on.
         read(&self.events)?;
         self.attacker.go()?;
-        let at = loop {
-            wait(PollFd::new(self.events.as_fd(), PollFlags::POLLPRI))?;
+        loop {
+            wait(&self.events)?;
             let now = boottime()?;
             if read(&self.events)?.contains("frozen 1") {
-                break now;
+                return Ok(now);
             }
-        };
-        let mut latency_us = None;
-        loop {
-            self.log.read_to_string(&mut self.lines)?;
-            while let Some((line, rest)) = self.lines.split_once('\n') {
-                let record: Value = serde_json::from_str(line)?;
-                self.lines = rest.to_owned();
-                if record["rule"]["id"] == "bench-connect" {
-                    latency_us = record["coi"]["action"]["latency_us"].as_u64();
-                }
-                // It comes when all that belongs to a freeze is done.
-                if let (true, Some(latency_us)) = (record["coi"]["state"] == "frozen", latency_us) {
-                    return Ok(Freeze { at, latency_us });
-                }
-            }
-            wait(PollFd::new(self.changes.as_fd(), PollFlags::POLLIN))?;
-            // That there was one is all that matters.
-            self.changes.read_events()?;
         }
     }
 }
 
-fn wait(fd: PollFd<'_>) -> io::Result<()> {
+/// Waits until a file of the kernel's has changed since it was read.
+fn wait(file: &File) -> io::Result<()> {
     let limit = PollTimeout::try_from(FROZEN).unwrap_or(PollTimeout::MAX);
-    if poll(&mut [fd], limit)? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen"));
+    match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], limit)? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen")),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn boottime() -> nix::Result<u64> {
