@@ -52,12 +52,31 @@ pub struct Watched {
     pub workspace: Option<String>,
     /// What the kernel side knows of it.
     pub scope: coi_common::Scope,
-    /// Who looks on: lines of JSON.
-    pub viewers: broadcast::Sender<Arc<str>>,
+    /// Who looks on.
+    pub viewers: broadcast::Sender<Shown>,
     /// Its task.
     pub notes: mpsc::Sender<Note>,
     /// Notes that found no room.
     pub unsaid: AtomicU64,
+}
+
+/// What a viewer is shown. Events become text where the viewer is served, not in the pipeline.
+#[derive(Clone)]
+pub enum Shown {
+    /// An event.
+    Event(Arc<Event>),
+    /// A line of JSON.
+    Line(Arc<str>),
+}
+
+impl Shown {
+    /// As a line of JSON.
+    pub fn into_line(self) -> String {
+        match self {
+            Self::Event(event) => format!("{}\n", serde_json::Value::Object(audit::event(&*event))),
+            Self::Line(line) => line.to_string(),
+        }
+    }
 }
 
 /// What a watch's task is told.
@@ -107,6 +126,7 @@ enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Drop(u64),
     Stop,
 }
 
@@ -151,6 +171,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Rearm(watched, reply))?;
         answer.await.map_err(|_| Ended)
+    }
+
+    /// Watches one cgroup no longer: it has turned out to be somebody else's.
+    pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
+        self.send(Command::Drop(id))
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -209,6 +234,7 @@ struct Scoped {
 
 impl Pipeline {
     fn run(mut self) {
+        hurry();
         let mut losses_due = Instant::now() + LOSS_INTERVAL;
         loop {
             self.wait();
@@ -237,6 +263,12 @@ impl Pipeline {
                         self.rearm(&watched);
                         let _ = reply.send(());
                     }
+                    Command::Drop(id) => {
+                        if let Err(error) = self.sensor.unwatch(id) {
+                            tracing::error!(%error, id, "a cgroup that is not to be watched still is");
+                        }
+                        self.ended(id);
+                    }
                     Command::Stop => return,
                 }
             }
@@ -258,8 +290,12 @@ impl Pipeline {
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
         for path in paths(&watched.path) {
-            self.sensor.expect(&path, watched.scope)?;
-            self.expected.insert(path, Arc::clone(watched));
+            // Another container may really have the name that this one's cgroup would get after an unclean end.
+            let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
+            if path == watched.path || !taken {
+                self.sensor.expect(&path, watched.scope)?;
+                self.expected.insert(path, Arc::clone(watched));
+            }
         }
         if let Some(cgroup) = existing {
             let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope };
@@ -363,10 +399,10 @@ impl Pipeline {
         for alert in self.alerts.drain(..) {
             scoped.answer(&event, alert);
         }
-        scoped.watched.show(&event);
         if event.kind == EventKind::Loss {
-            scoped.watched.tell(Note::Lost(Box::new(event)));
+            scoped.watched.tell(Note::Lost(Box::new(event.clone())));
         }
+        scoped.watched.show(event);
     }
 }
 
@@ -413,12 +449,21 @@ impl Watched {
         }
     }
 
-    fn show(&self, event: &Event) {
+    fn show(&self, event: Event) {
         if self.viewers.receiver_count() > 0 {
-            let line = serde_json::Value::Object(audit::event(event)).to_string();
             // Nobody there any more is no failure.
-            let _ = self.viewers.send(format!("{line}\n").into());
+            let _ = self.viewers.send(Shown::Event(Arc::new(event)));
         }
+    }
+}
+
+/// Puts this thread before others where processors are scarce: it decides in microseconds, and what it decides
+/// on is worth it.
+fn hurry() {
+    // SAFETY: plain numbers; 0 is the calling thread.
+    let set = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
+    if set != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "the monitor's thread keeps its usual priority");
     }
 }
 

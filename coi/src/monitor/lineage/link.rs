@@ -119,7 +119,7 @@ impl Lineage {
                 // Only redirections onto sockets are told; it may have moved on to /dev/null, as sshd does.
                 match proc::stdio(at.pid) {
                     Some(now) if now[0].inode != input.inode || now[1].inode != output.inode => {
-                        node.stdio = now
+                        node.stdio = now;
                     }
                     _ => return Some(Relay { key: at, remote: (address(&input.peer), input.peer.port) }),
                 }

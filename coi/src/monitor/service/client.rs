@@ -11,10 +11,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::unistd::{geteuid, setsid};
 use serde::Serialize;
@@ -46,6 +47,9 @@ const CHANGE: Duration = Duration::from_secs(30);
 
 /// How long it may take to load its kernel programs and answer.
 const START: Duration = Duration::from_secs(30);
+
+/// How often to look whether a daemon's lock is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How much of the log's end tells why a daemon died.
 const LOG_END: usize = 2000;
@@ -132,11 +136,23 @@ impl Client {
         }
         // One starts it, the others wait here and then find it running.
         let _lock = start_lock(self.http.path()).await?;
-        match self.status().await {
-            Err(error) if error.is_absent() => start().await?,
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(self),
+        let deadline = Instant::now() + START;
+        loop {
+            match self.status().await {
+                Ok(_) => return Ok(self),
+                // One that has just ended holds its lock until the kernel has unloaded its programs, and
+                // one that somebody else starts until it answers: neither can be waited for but like this.
+                Err(error) if error.is_absent() && is_locked(self.http.path()) => {
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                Err(error) if error.is_absent() => break,
+                Err(error) => return Err(error),
+            }
         }
+        start().await?;
         self.status().await.map(|_| self)
     }
 
@@ -243,6 +259,12 @@ impl Events {
             }
         }
     }
+}
+
+/// Whether a daemon holds the lock that lies beside its socket.
+fn is_locked(socket: &Path) -> bool {
+    let Ok(file) = File::open(socket.with_extension("lock")) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
 /// Held by who starts a daemon.

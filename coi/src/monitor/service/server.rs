@@ -621,22 +621,22 @@ async fn events(
     let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
     let state = |why: &str| {
         let record = audit::state(&watching.watched.container, watching.state(), why, &[]);
-        Arc::<str>::from(format!("{}\n", serde_json::Value::Object(record)))
+        format!("{}\n", serde_json::Value::Object(record))
     };
     let first = tokio_stream::once(state("you see what happens from now on"));
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);
     let rest = lines.map(move |line| match line {
-        Ok(line) => line,
+        Ok(shown) => shown.into_line(),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             let why = format!(
                 "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
             );
             let record = audit::state(&container, now.state(), &why, &[]);
-            format!("{}\n", serde_json::Value::Object(record)).into()
+            format!("{}\n", serde_json::Value::Object(record))
         }
     });
-    let body = first.chain(rest).map(|line| Ok::<_, io::Error>(line.to_string()));
+    let body = first.chain(rest).map(Ok::<_, io::Error>);
     Ok(([("content-type", "application/x-ndjson")], Body::from_stream(body)).into_response())
 }
 

@@ -19,8 +19,8 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, ThawError, Watched},
-    respond::{RespondError, Responder},
+    pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
+    respond::{Owner, RespondError, Responder},
     sensor::boottime,
 };
 
@@ -139,7 +139,7 @@ impl Watching {
             }
         };
         // Nobody there is no failure.
-        let _ = self.watched.viewers.send(line.into());
+        let _ = self.watched.viewers.send(Shown::Line(line.into()));
     }
 
     /// Carries out what the pipeline decided, until it is over.
@@ -153,7 +153,9 @@ impl Watching {
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
-                    self.now().cgroup = Some(cgroup);
+                    self.now().cgroup = Some(Arc::clone(&cgroup));
+                    // Incus may take its time; what the watch decides does not wait for it.
+                    tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
                     self.enter(WatchState::Running, "its cgroup was made", &[]).await;
                 }
                 Note::Gone => {
@@ -192,6 +194,32 @@ impl Watching {
         }
     }
 
+    /// Makes sure that a cgroup is the watched container's own.
+    async fn verify(self: Arc<Self>, pipeline: Handle, cgroup: Arc<Cgroup>, ended: mpsc::Sender<Arc<Self>>) {
+        let name = &self.watched.container.name;
+        match self.responder.owner(&cgroup).await {
+            Owner::Same => {}
+            Owner::Another => {
+                if let Err(error) = pipeline.drop_cgroup(cgroup.id()) {
+                    tracing::error!(%error, name, "another container's cgroup may still be watched");
+                }
+                let mine = {
+                    let mut now = self.now();
+                    now.cgroup.take_if(|now| now.id() == cgroup.id()).is_some()
+                };
+                if mine {
+                    let why = format!("{} is another container's", cgroup.path());
+                    self.enter(WatchState::Armed, &why, &[]).await;
+                }
+            }
+            Owner::Successor => {
+                self.enter(WatchState::Gone, "another container has its name now", &[]).await;
+                // Nobody there means the daemon is ending.
+                let _ = ended.send(Arc::clone(&self)).await;
+            }
+        }
+    }
+
     /// Lets it go on, armed again: what happened so far is over before it does.
     async fn thaw(self: &Arc<Self>, pipeline: &Handle) -> Result<(), ThawError> {
         let _acting = self.acting.lock().await;
@@ -218,11 +246,21 @@ impl Watching {
             (_, None) => Ok(()),
         };
         let latency = since();
-        let mut gone = None;
-        if action == ActionName::Kill {
-            // Incus's kill ends what the kernel's could not.
-            done = self.responder.bury().await.or(done);
-            gone = Some(since());
+        let mut settled = None;
+        match action {
+            ActionName::Log => {}
+            ActionName::Freeze => match self.responder.announce().await {
+                Ok(()) => settled = Some(since()),
+                // It stands still; what Incus makes of it is second.
+                Err(error) => {
+                    tracing::warn!(%error, name = self.watched.container.name, "frozen, but Incus could not be told");
+                }
+            },
+            ActionName::Kill => {
+                // Incus's kill ends what the kernel's could not.
+                done = self.responder.bury().await.or(done);
+                settled = Some(since());
+            }
         }
         let error = done.err().map(|error: RespondError| error.to_string());
         if action != ActionName::Log {
@@ -248,7 +286,11 @@ impl Watching {
             }
         }
         self.record(
-            audit::alert(&event, &alert, &audit::Outcome { action, latency, gone, error: error.as_deref() }),
+            audit::alert(
+                &event,
+                &alert,
+                &audit::Outcome { action, latency, settled, error: error.as_deref() },
+            ),
             true,
         )
         .await;
