@@ -2,7 +2,10 @@
 //!
 //! One subject per file; this one only turns arguments into calls and results into an exit code.
 
+mod bench;
 mod check;
+mod coi;
+mod demo;
 mod run;
 mod setup;
 mod test;
@@ -27,6 +30,13 @@ enum Task {
     Check,
     /// Set up, check, and run the end-to-end tests; needs root
     Test(test::Args),
+    /// Set up, build, and show a harmless command and a reverse shell in real containers; needs root
+    Demo(demo::Args),
+    /// Measure
+    Bench(bench::Args),
+    /// Be what `bench latency` freezes
+    #[command(hide = true)]
+    BenchAttacker { port: u16 },
     /// Become the Incus of a machine without a service manager (started by `setup`)
     #[command(hide = true)]
     IncusHost,
@@ -38,6 +48,9 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args).map_err(Into::into),
         Task::Check => check::run(&mut report).map_err(Into::into),
         Task::Test(args) => test::run(&args, &mut report),
+        Task::Demo(args) => demo::run(args),
+        Task::Bench(args) => bench::run(args),
+        Task::BenchAttacker { port } => bench::attacker(port),
         Task::IncusHost => setup::incus_host().map_err(Into::into),
     };
     report.print();

@@ -6,7 +6,7 @@
 //! user's client has chosen.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -310,6 +310,19 @@ fn root_and_nic(profile: &Value) -> (Option<String>, Option<String>) {
         // A card outside Incus's networks names the bridge that it is plugged into, and no network.
         device(&|device| device["type"] == "nic", "network"),
     )
+}
+
+/// This machine's own address on the network of COI's profile.
+pub(super) fn host_address() -> Result<IpAddr, SetupError> {
+    let (_, network) = root_and_nic(&get(&format!("/1.0/profiles/{PROFILE}"))?);
+    let network = network.unwrap_or_else(|| BRIDGE.to_owned());
+    let state = get(&format!("/1.0/networks/{network}/state"))?;
+    let addresses = state["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    addresses
+        .iter()
+        .filter(|address| address["scope"] == "global")
+        .find_map(|address| address["address"].as_str()?.parse().ok())
+        .ok_or_else(|| SetupError::Incus(format!("Incus's network {network} has no address on this machine")))
 }
 
 #[cfg(test)]

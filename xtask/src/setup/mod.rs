@@ -15,10 +15,12 @@ mod rust;
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::unistd::geteuid;
+use serde_json::Value;
 
 use crate::run::{Mark, RunError, Step};
 
@@ -145,6 +147,16 @@ pub(crate) fn incus_host() -> Result<(), SetupError> {
 /// The sources of `core` in the cache, where the toolchain has none of its own.
 pub(crate) fn cached_rust_library() -> Option<PathBuf> {
     rust::cached_library()
+}
+
+/// The address at which COI's containers reach this machine.
+pub(crate) fn bridge_address() -> Result<IpAddr, SetupError> {
+    incus::host_address()
+}
+
+/// The instances that Incus has, in whatever state.
+pub(crate) fn instances() -> Result<Vec<Value>, SetupError> {
+    incus::list("/1.0/instances?recursion=1")
 }
 
 fn walk(args: &Args) -> Result<(), SetupError> {

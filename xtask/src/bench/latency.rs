@@ -1,0 +1,374 @@
+//! From connect() to frozen.
+//!
+//! An attacker process stands in a watched cgroup and connects to a port of this machine; a rule of severity `high`
+//! freezes it. Two clocks are read, both CLOCK_BOOTTIME: the attacker's just before its connect(2), and that of a watcher
+//! that waits in poll(2) for the kernel to report the cgroup frozen, which makes the watcher's own wake-up part of the
+//! number. Beside it stands what the daemon says of the same freezes in its audit log. Between runs the cgroup is thawed
+//! with `coi unfreeze`.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use serde_json::json;
+
+use super::stats::Summary;
+use crate::coi::{self, Coi, Profile, Signals, io_error};
+use crate::run::Cmd;
+use crate::setup;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How long a freeze may take before the bench gives up.
+const FROZEN: Duration = Duration::from_secs(30);
+/// The kernel reports changes of one cgroup.events at most every 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV`); a freeze that
+/// followed the thaw before it at once would be seen only then, two clock ticks of 10 ms later at worst.
+const APART: Duration = Duration::from_millis(50);
+/// The rule that answers; PORT stands for the listener's.
+const RULE: &str = r#"
+[[rule]]
+id = "bench-connect"
+title = "The bench's attacker connects"
+description = "For `cargo xtask bench latency`."
+severity = "high"
+event = "connect"
+condition = "destination.ip == '127.0.0.1' and destination.port == PORT"
+message = "{process.executable} (pid {process.pid}) connects to {destination.ip}:{destination.port}"
+suppress = { for = "0s" }
+
+  [[rule.test]]
+  name = "the bench's port"
+  expect = "fire"
+  events = [{ event = "connect", process.executable = "/bin/x", destination.ip = "127.0.0.1", destination.port = PORT }]
+
+  [[rule.test]]
+  name = "the same port elsewhere"
+  expect = "quiet"
+  events = [{ event = "connect", process.executable = "/bin/x", destination.ip = "192.0.2.1", destination.port = PORT }]
+"#;
+
+/// The command line of `cargo xtask bench latency`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often to measure, at least 50 times
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(50..))]
+    runs: u32,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// `coi` is built already (so that nothing is built as root)
+    #[arg(long, hide = true)]
+    built: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A table for people
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// Measures, and prints the result on standard output.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let ready = setup::ensure()?;
+    let program = coi::build_unless(args.built, Profile::Release)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let machine = Machine::look()?;
+    let results = runtime.block_on(async {
+        let mut signals = Signals::catch()?;
+        let mut coi = Coi::new(program, &ready)?;
+        let measured = measure(&mut coi, args.runs, &mut signals).await;
+        let ended = coi.end().await;
+        measured.and_then(|measured| ended.map(|()| measured))
+    })?;
+    print(args.format, &machine, args.runs, &results);
+    Ok(())
+}
+
+async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<Measured>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let rules = coi.dir().join("rules");
+    fs::create_dir(&rules)?;
+    fs::write(rules.join("bench.toml"), RULE.replace("PORT", &port.to_string()))?;
+    coi.start(&["--rules".as_ref(), rules.as_os_str()], signals).await?;
+    let mut results = Vec::new();
+    for make in [Subject::cgroup, Subject::container] {
+        let subject = make(coi)?;
+        anstream::eprintln!("{}: {runs} runs", subject.title);
+        let measured = subject.measure(coi, &listener, runs, signals).await;
+        let ended = subject.end();
+        results.push(measured?);
+        ended?;
+    }
+    Ok(results)
+}
+
+/// What is attacked.
+struct Subject {
+    title: &'static str,
+    /// As `coi` names it.
+    name: String,
+    /// How `coi monitor` is told of it.
+    target: [String; 2],
+    /// Where the attacker goes.
+    cgroup: PathBuf,
+    /// The bench made the cgroup.
+    ours: bool,
+}
+
+/// All freezes of a subject.
+#[derive(Debug, Serialize)]
+struct Measured {
+    subject: &'static str,
+    /// By the attacker's and the watcher's clocks.
+    observed_us: Summary,
+    /// By the daemon's records.
+    recorded_us: Summary,
+}
+
+impl Subject {
+    /// A cgroup of this machine.
+    fn cgroup(_: &Coi) -> Result<Self> {
+        let name = format!("coi.bench-{}", std::process::id());
+        let cgroup = hierarchy()?.join(&name);
+        fs::create_dir(&cgroup).map_err(io_error(cgroup.display().to_string()))?;
+        let target = ["--cgroup".to_owned(), format!("/{name}")];
+        Ok(Self { title: "a cgroup of this machine", name, target, cgroup, ours: true })
+    }
+
+    /// A container: small, and as idle as an agent that waits for its service.
+    fn container(coi: &Coi) -> Result<Self> {
+        let name = format!("coi-bench-{}", std::process::id());
+        // With the mark of our workspace it is found and removed whatever happens.
+        let mark = format!("user.coi.workspace={}", coi.workspace().display());
+        Cmd::new("incus")
+            .args(["launch", "local:coi-tiny", &format!("local:{name}"), "--ephemeral", "--profile", "coi"])
+            .args(["--config", &mark])
+            .limit(Duration::from_secs(120))
+            .output()?;
+        let target = ["--attach".to_owned(), name.clone()];
+        let cgroup = hierarchy()?.join(format!("lxc.payload.{name}"));
+        Ok(Self { title: "an Incus container", name, target, cgroup, ours: false })
+    }
+
+    async fn measure(
+        &self,
+        coi: &Coi,
+        listener: &TcpListener,
+        runs: u32,
+        signals: &mut Signals,
+    ) -> Result<Measured> {
+        let [option, target] = &self.target;
+        coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
+        let mut scene = Scene::set(&self.cgroup, listener.local_addr()?.port())?;
+        let mut observed = Vec::new();
+        for run in 1..=runs {
+            let what = format!("freeze {run} of {}", self.title);
+            let frozen = tokio::task::spawn_blocking(move || (scene.freeze(), scene));
+            let at;
+            (at, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
+            let at = at.map_err(io_error(what))?;
+            // Answered when the freeze is done and on record.
+            coi.run(&["unfreeze", &self.name], signals).await?;
+            observed.push(at.saturating_sub(scene.attacker.began()?));
+            drop(listener.accept()?);
+            tokio::time::sleep(APART).await;
+        }
+        let records = coi.audit(&self.name, signals).await?;
+        let recorded: Vec<u64> = records
+            .iter()
+            .filter(|record| record["rule"]["id"] == "bench-connect")
+            .filter_map(|record| Some(record.pointer("/coi/action/latency_us")?.as_u64()? * 1000))
+            .collect();
+        if recorded.len() != observed.len() {
+            return Err(format!("{runs} freezes, but {} in the audit log", recorded.len()).into());
+        }
+        let none = || "nothing was measured";
+        Ok(Measured {
+            subject: self.title,
+            observed_us: Summary::of(observed).ok_or_else(none)?,
+            recorded_us: Summary::of(recorded).ok_or_else(none)?,
+        })
+    }
+
+    /// Ends what is in a cgroup of ours, and removes it.
+    fn end(self) -> Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
+        fs::write(self.cgroup.join("cgroup.kill"), "1")?;
+        let events = File::open(self.cgroup.join("cgroup.events"))?;
+        while read(&events)?.contains("populated 1") {
+            wait(&events)?;
+        }
+        fs::remove_dir(&self.cgroup).map_err(io_error(self.cgroup.display().to_string()))?;
+        Ok(())
+    }
+}
+
+/// Where the unified cgroup hierarchy is mounted.
+fn hierarchy() -> Result<PathBuf> {
+    let mounts =
+        Cmd::new("findmnt").args(["--noheadings", "--output", "TARGET", "--types", "cgroup2"]).output()?;
+    let first = mounts.lines().next().ok_or("no cgroup2 file system is mounted")?;
+    Ok(first.trim_end().into())
+}
+
+/// What a small file of the kernel's says now.
+fn read(mut file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Where a subject is attacked, and who looks on.
+struct Scene {
+    attacker: Attacker,
+    /// The cgroup's `cgroup.events`.
+    events: File,
+}
+
+impl Scene {
+    fn set(cgroup: &Path, port: u16) -> Result<Self> {
+        let attacker = Attacker::start(port)?;
+        fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
+        Ok(Self { attacker, events: File::open(cgroup.join("cgroup.events"))? })
+    }
+
+    /// Has the attacker attack, and waits until it is frozen; answers when that was.
+    fn freeze(&mut self) -> io::Result<u64> {
+        // What is waited for is a change from this reading on.
+        read(&self.events)?;
+        self.attacker.go()?;
+        loop {
+            wait(&self.events)?;
+            let now = boottime()?;
+            if read(&self.events)?.contains("frozen 1") {
+                return Ok(now);
+            }
+        }
+    }
+}
+
+/// Waits until a file of the kernel's has changed since it was read.
+fn wait(file: &File) -> io::Result<()> {
+    let limit = PollTimeout::try_from(FROZEN).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], limit)? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen")),
+        _ => Ok(()),
+    }
+}
+
+fn boottime() -> nix::Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+    Ok(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
+}
+
+/// The process that is frozen again and again.
+struct Attacker {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Attacker {
+    fn start(port: u16) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["bench-attacker", &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the attacker has no pipes"));
+        };
+        Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
+    }
+
+    fn go(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"\n")
+    }
+
+    /// When it called connect(2), as it says once it has been thawed.
+    fn began(&mut self) -> Result<u64> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line.trim_end().parse()?)
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        // It may have been killed with its cgroup.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Is the attacker: for each line it reads it connects, and prints when it began to.
+pub(crate) fn attacker(port: u16) -> Result<()> {
+    let address = SockaddrIn::new(127, 0, 0, 1, port);
+    let mut stdout = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        line?;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let began = boottime()?;
+        connect(socket.as_raw_fd(), &address)?;
+        writeln!(stdout, "{began}")?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+/// What it was measured on.
+#[derive(Debug, Serialize)]
+struct Machine {
+    kernel: String,
+    cpus: usize,
+    /// The load averages before the first run.
+    load: String,
+}
+
+impl Machine {
+    fn look() -> Result<Self> {
+        let load = fs::read_to_string("/proc/loadavg")?;
+        Ok(Self {
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim_end().to_owned(),
+            cpus: std::thread::available_parallelism()?.get(),
+            load: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
+        })
+    }
+}
+
+fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
+    if format == Format::Json {
+        let result = json!({ "bench": "latency", "runs": runs, "machine": machine, "results": results });
+        anstream::println!("{result}");
+        return;
+    }
+    let Machine { kernel, cpus, load } = machine;
+    anstream::println!("connect() to frozen: {runs} runs each, Linux {kernel}, {cpus} CPUs, load {load}");
+    anstream::println!("{:<42} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
+    for measured in results {
+        for (what, summary) in
+            [("seen from outside", measured.observed_us), ("in the audit log", measured.recorded_us)]
+        {
+            let row = format!("{}, {what}", measured.subject);
+            let [median, p99, min, max] =
+                [summary.median, summary.p99, summary.min, summary.max].map(|us| us / 1000.0);
+            anstream::println!("{row:<42} {median:>10.3} {p99:>10.3} {min:>10.3} {max:>10.3}");
+        }
+    }
+}
