@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,6 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const RUN: Duration = Duration::from_secs(300);
 /// How long the listener waits for a sign of life, once the container should be gone.
 const SILENCE: Duration = Duration::from_secs(3);
-/// What a shell's answer to `id` begins with.
-const ANSWER: &[u8] = b"uid=";
 const NOTES: &str = "TODO: find a name for the mouse\n";
 const HARMLESS: &str = "hostname && grep -rn TODO .";
 
@@ -46,12 +44,26 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut facts = Facts::default();
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let mut coi = Coi::new(program, &ready)?;
+        let mut coi = Coi::new(program.clone(), &ready)?;
         let shown = show(&mut coi, address, &mut facts, &mut signals).await;
         let ended = coi.end().await;
         shown.and(ended)
     })?;
-    facts.conclude()
+    facts.conclude()?;
+    next(&program);
+    Ok(())
+}
+
+/// What to do with what was built.
+fn next(program: &Path) {
+    // As short as it can be typed from here.
+    let here = std::env::current_dir().unwrap_or_default();
+    let coi = program.strip_prefix(here).unwrap_or(program).display();
+    anstream::println!(
+        "\nWhat next: `sudo {coi} watch -- bash` is a shell of your own under the same rules, without a container. In a\n\
+         project of yours, `sudo {coi} shell` opens a session in a container; Ctrl-b d leaves it running and watched.\n\
+         `{coi} rules list` shows what is looked for."
+    );
 }
 
 async fn show(coi: &mut Coi, address: IpAddr, facts: &mut Facts, signals: &mut Signals) -> Result<()> {
@@ -143,22 +155,22 @@ async fn attack(
             ),
         ),
     }
-    let heard = listener.heard.escape_ascii();
-    let answered = listener.heard.windows(ANSWER.len()).any(|part| part == ANSWER);
-    facts.note(
-        !answered,
-        format!("it sent `id` and heard \"{heard}\"{}", if answered { "" } else { ": no answer" }),
-    );
-    let last = if listener.cut { "the connection is cut" } else { "nobody answers any more" };
-    facts.note(listener.caught.is_some() && (listener.cut || silent), last.to_owned());
+    if listener.heard.is_empty() {
+        say("it asked the shell who it is, and heard nothing: everything stood still before an answer");
+    } else {
+        say("it asked the shell who it is, and this is what it heard before everything stood still:");
+    }
+    for line in listener.heard.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        quote(&line.escape_ascii().to_string());
+    }
+    let last = if listener.cut { "the connection is cut" } else { "nobody answers" };
+    let over = listener.caught.is_some() && (listener.cut || silent);
+    facts.note(over, format!("no shell is there any more: {last}"));
     let code = ended.status.code();
-    facts
-        .note(code == Some(137), format!("`coi run` ended with exit code {}, expected was 137", shown(code)));
+    facts.note(code == Some(137), format!("`coi run` ended with exit code {}; 137 is a kill", shown(code)));
     let line = format!("coi: killed {name}: rule reverse-shell");
-    facts.note(
-        ended.err.lines().any(|said| said.starts_with(&line)),
-        "coi said so, and which rule it was".into(),
-    );
+    let told = ended.err.lines().any(|said| said.starts_with(&line));
+    facts.note(told, "and with a line that names the rule, the process and the audit log");
     let left = coi.containers()?;
     let said = if left.is_empty() { "no such container any more".into() } else { left.join(", ") };
     facts.note(left.is_empty(), format!("asked for {name}, Incus says: {said}"));
@@ -209,7 +221,7 @@ impl Listener {
 
 fn audit(records: &[Value], facts: &mut Facts) {
     for record in records {
-        println(record);
+        quote(&line(record));
     }
     let kills: Vec<&Value> = records
         .iter()
@@ -239,7 +251,7 @@ fn audit(records: &[Value], facts: &mut Facts) {
 }
 
 /// An audit record in one line: when, what, by which rule, who, and what was done how soon.
-fn println(record: &Value) {
+fn line(record: &Value) -> String {
     let time = text(record, "/@timestamp").split('T').nth(1).unwrap_or_default();
     let time = time.get(..12).unwrap_or(time);
     let (what, colour) = match text(record, "/coi/severity") {
@@ -251,9 +263,10 @@ fn println(record: &Value) {
     let mut line = format!("{time} {style}{what:<8}{style:#} ");
     if text(record, "/event/kind") == "alert" {
         let action = &record["coi"]["action"];
-        let latency = action["latency_us"].as_u64().map(millis).unwrap_or_default();
+        let latency =
+            action["latency_us"].as_u64().map(|us| format!(" in {}", millis(us))).unwrap_or_default();
         line += &format!(
-            "{:<20} {} ({}) -> {} {} in {latency}",
+            "{:<20} {} ({}) -> {} {}{latency}",
             text(record, "/rule/id"),
             text(record, "/process/executable"),
             record["process"]["pid"],
@@ -263,7 +276,7 @@ fn println(record: &Value) {
     } else {
         line += text(record, "/coi/message");
     }
-    anstream::println!("   {}", line.trim_end());
+    line
 }
 
 fn text<'a>(record: &'a Value, place: &str) -> &'a str {
@@ -280,6 +293,15 @@ fn seconds(time: Duration) -> String {
 
 fn millis(microseconds: u64) -> String {
     format!("{}.{:03} ms", microseconds / 1000, microseconds % 1000)
+}
+
+fn say(line: &str) {
+    anstream::println!("      {line}");
+}
+
+fn quote(line: &str) {
+    let dim = Style::new().dimmed();
+    anstream::println!("   {dim}|{dim:#} {line}");
 }
 
 fn title(number: u8, expected: &str) {
@@ -300,7 +322,8 @@ struct Facts {
 }
 
 impl Facts {
-    fn note(&mut self, holds: bool, what: String) {
+    fn note(&mut self, holds: bool, what: impl Into<String>) {
+        let what = what.into();
         let (word, colour) = if holds { ("ok", AnsiColor::Green) } else { ("FAILED", AnsiColor::Red) };
         let style = colour.on_default().bold();
         anstream::println!("   {style}{word}{style:#} {what}");

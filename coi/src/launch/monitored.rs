@@ -157,6 +157,7 @@ impl Monitored {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        self.watch.state = watch.state;
         let kill = watch.last_action.clone().filter(|a| a.action == ActionName::Kill && a.error.is_none());
         if let Some(action) = &kill {
             notices.killed(&watch, action);
