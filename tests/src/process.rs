@@ -1,0 +1,105 @@
+//! Programs that are run to their end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use nix::libc::SIGKILL;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::DEADLINE;
+
+/// How a program ended, and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it was.
+    pub command: String,
+    /// Its exit code, or 128 + N if signal N ended it.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    fn new(command: String, output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let status = output.status;
+        Self {
+            command,
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(SIGKILL)),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts its exit code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "exit code of {}\n{}\n{}", self.command, self.text(), self.stderr);
+        self
+    }
+
+    /// Asserts that its standard error says this.
+    #[track_caller]
+    pub fn says(self, words: &str) -> Self {
+        assert!(self.stderr.contains(words), "{} did not say: {words}\n{}", self.command, self.stderr);
+        self
+    }
+
+    /// Its standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Runs a program to its end, without input unless some was set up.
+#[track_caller]
+pub fn end(command: &mut Command) -> Ended {
+    let shown = shown(command);
+    // A pipe that is closed at once where no other input was chosen.
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    finish(&shown, child.unwrap_or_else(|error| panic!("{shown}: {error}")))
+}
+
+/// Waits for a program's end; its output must have been piped. Past the deadline it is killed, and the test fails.
+#[track_caller]
+pub fn finish(shown: &str, child: Child) -> Ended {
+    let pid = pid(&child);
+    let (to, ended) = channel();
+    thread::spawn(move || to.send(child.wait_with_output()));
+    let output = ended.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+        let _ = kill(pid, Signal::SIGKILL);
+        let said = ended.recv().unwrap().unwrap();
+        panic!("{shown}: no end within {DEADLINE:?}\n{:#?}", Ended::new(shown.to_owned(), said))
+    });
+    Ended::new(shown.to_owned(), output.unwrap())
+}
+
+/// The process id of a child.
+pub(crate) fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().unwrap())
+}
+
+/// A command as a person would type it.
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// What is read, line by line, as it comes; the channel ends with the stream.
+pub fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { return };
+            if to.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
