@@ -3,9 +3,9 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use globset::{GlobBuilder, GlobSetBuilder};
+use globset::GlobBuilder;
 use ipnet::IpNet;
-use regex::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder, bytes};
 
 use super::{
     error::{Place, RuleError, RuleErrorKind, Span, nearest},
@@ -32,17 +32,18 @@ impl Text {
     /// The place of a part of the text.
     pub(super) fn at(&self, span: &Span) -> Place {
         let raw = self.place.file.inner().get(self.place.span.clone()).unwrap_or_default();
-        let offset = |at| self.place.span.start + raw_offset(raw, at);
-        let start = offset(span.start);
+        let offset = |at, begins| self.place.span.start + raw_offset(raw, at, begins);
+        let start = offset(span.start, true);
         // At least one character, so that there is something to mark.
-        let end = self.place.file.inner().ceil_char_boundary(offset(span.end).max(start + 1));
+        let end = self.place.file.inner().ceil_char_boundary(offset(span.end, false).max(start + 1));
         let end = end.min(self.place.span.end);
         Place { file: self.place.file.clone(), span: start.min(end)..end }
     }
 }
 
-/// The place in a TOML string as it was written, of a place in what it means.
-fn raw_offset(raw: &str, meant: usize) -> usize {
+/// The place in a TOML string as it was written, of a place in what it means. Where something `begins` after a
+/// line that goes on, that is on the next line.
+fn raw_offset(raw: &str, meant: usize, begins: bool) -> usize {
     let (open, escapes) = match raw {
         _ if raw.starts_with("'''") => (3, false),
         _ if raw.starts_with("\"\"\"") => (3, true),
@@ -55,26 +56,32 @@ fn raw_offset(raw: &str, meant: usize) -> usize {
         at += ["\r\n", "\n"].into_iter().find(|line| raw[open..].starts_with(line)).map_or(0, str::len);
     }
     let mut reached = 0;
-    while reached < meant {
-        let Some(c) = raw.get(at..).and_then(|rest| rest.chars().next()) else { break };
-        if c != '\\' || !escapes {
-            at += c.len_utf8();
-            reached += c.len_utf8();
+    while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
+        let escaped = rest.strip_prefix('\\').filter(|_| escapes);
+        if let Some(next) = escaped.filter(|next| next.starts_with(char::is_whitespace)) {
+            if reached == meant && !begins {
+                break;
+            }
+            // The line goes on: the break and the indentation after it mean nothing.
+            at += rest.len() - next.trim_start().len();
             continue;
         }
-        let digits = match raw.as_bytes().get(at + 1) {
+        if reached >= meant {
+            break;
+        }
+        let digits = match escaped.and_then(|next| next.bytes().next()) {
+            None => {
+                let length = rest.chars().next().map_or(1, char::len_utf8);
+                at += length;
+                reached += length;
+                continue;
+            }
             Some(b'x') => 2,
             Some(b'u') => 4,
             Some(b'U') => 8,
-            Some(b'\n' | b'\r' | b' ' | b'\t') => {
-                // The line goes on: the break and the indentation after it mean nothing.
-                at += 1;
-                at += raw[at..].len() - raw[at..].trim_start().len();
-                continue;
-            }
-            _ => 0,
+            Some(_) => 0,
         };
-        let code = raw.get(at + 2..at + 2 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let code = rest.get(2..2 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
         reached += code.and_then(char::from_u32).map_or(1, char::len_utf8);
         at += 2 + digits;
     }
@@ -110,7 +117,8 @@ pub(super) fn check(
     definitions: &Definitions,
     errors: &mut Vec<RuleError>,
 ) -> Expr {
-    let mut checker = Checker { definitions, kinds, text, open: Vec::new(), parts: PARTS, errors };
+    let mut checker =
+        Checker { definitions, kinds, text, open: Vec::new(), alone: false, parts: PARTS, errors };
     checker.expr(tree)
 }
 
@@ -118,7 +126,8 @@ pub(super) fn check(
 pub(super) fn check_macro(name: &str, definitions: &Definitions, errors: &mut Vec<RuleError>) {
     let Some(Macro { text, tree: Some(tree) }) = definitions.macros.get(name) else { return };
     let open = vec![name.to_owned()];
-    let mut checker = Checker { definitions, kinds: KindSet::all(), text, open, parts: PARTS, errors };
+    let kinds = KindSet::all();
+    let mut checker = Checker { definitions, kinds, text, open, alone: true, parts: PARTS, errors };
     checker.expr(tree);
 }
 
@@ -152,6 +161,8 @@ struct Checker<'a> {
     text: &'a Text,
     /// The macros that one is in.
     open: Vec<String>,
+    /// Whether it is a macro by itself.
+    alone: bool,
     /// How many parts more there may be.
     parts: usize,
     errors: &'a mut Vec<RuleError>,
@@ -181,8 +192,8 @@ impl<'a> Checker<'a> {
             }
         }
         match &node.kind {
-            NodeKind::And(parts) => Expr::And(parts.iter().map(|part| self.expr(part)).collect()),
-            NodeKind::Or(parts) => Expr::Or(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::And(parts) => Expr::all(parts.iter().map(|part| self.expr(part)).collect()),
+            NodeKind::Or(parts) => Expr::any(parts.iter().map(|part| self.expr(part)).collect()),
             NodeKind::Not(inner) => Expr::Not(Box::new(self.expr(inner))),
             NodeKind::Literal(value) => Expr::Literal(*value),
             NodeKind::Macro(name) => self.expand(name, &node.span),
@@ -228,11 +239,13 @@ impl<'a> Checker<'a> {
         // What is wrong with the macro itself is said once, where it is defined. What is wrong only with
         // using it here is said here.
         let place = self.text.at(span);
+        let alone = self.alone;
         let inner: Vec<RuleError> = self.errors.drain(before..).collect();
         self.errors.extend(inner.into_iter().filter_map(|error| match error.kind() {
-            kind @ (RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_)) => {
-                Some(place.error(kind.clone()))
+            RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_) => {
+                Some(place.error(error.kind().clone()))
             }
+            RuleErrorKind::MacroCycle(_) if alone => Some(error),
             _ => None,
         }));
         expr
@@ -320,7 +333,7 @@ impl<'a> Checker<'a> {
     fn list(&mut self, name: &str, span: &Span) -> Option<Vec<(Operand, Place)>> {
         let definitions = self.definitions;
         if let Some(list) = definitions.lists.get(name) {
-            return Some(list.values.clone());
+            return (!list.values.is_empty()).then(|| list.values.clone());
         }
         let suggestion = nearest(name, definitions.lists.keys().map(String::as_str)).map(str::to_owned);
         let kind =
@@ -386,7 +399,7 @@ impl<'a> Checker<'a> {
                 let pattern = texts.iter().map(|(text, _)| regex::escape(text)).collect::<Vec<_>>().join("|");
                 TextTest::Regex(self.regex(&pattern, test.operator == IContains, &test.operator_span)?)
             }
-            (Glob, _) => TextTest::Glob(self.globs(&texts)?),
+            (Glob, _) => TextTest::Glob(self.globs(&texts, &test.operator_span)?),
             (Regex, _) => {
                 for (text, place) in &texts {
                     if let Err(kind) = build_regex(text, false) {
@@ -413,32 +426,24 @@ impl<'a> Checker<'a> {
         build_regex(pattern, any_case).map_err(|kind| self.error(span, kind)).ok()
     }
 
-    fn globs(&mut self, patterns: &[(Box<str>, Place)]) -> Option<globset::GlobSet> {
-        let bad = |text: &str, error: &globset::Error| RuleErrorKind::BadValue {
-            what: "glob",
-            text: text.to_owned(),
-            help: format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind()),
-        };
-        let mut set = GlobSetBuilder::new();
+    /// Globs as one regular expression, which is found out about in one pass however many they are.
+    fn globs(&mut self, patterns: &[(Box<str>, Place)], span: &Span) -> Option<bytes::Regex> {
+        let mut all = Vec::new();
         for (pattern, place) in patterns {
             match GlobBuilder::new(pattern).literal_separator(true).build() {
-                Ok(glob) => {
-                    set.add(glob);
-                }
+                Ok(glob) => all.push(format!("(?:{})", glob.regex())),
                 Err(error) => {
-                    self.errors.push(place.error(bad(pattern, &error)));
+                    let help =
+                        format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind());
+                    let text = pattern.to_string();
+                    self.errors.push(place.error(RuleErrorKind::BadValue { what: "glob", text, help }));
                     return None;
                 }
             }
         }
-        match (set.build(), patterns) {
-            (Ok(set), _) => Some(set),
-            (Err(error), [(pattern, place), ..]) => {
-                self.errors.push(place.error(bad(pattern, &error)));
-                None
-            }
-            (Err(_), []) => None,
-        }
+        let mut builder = bytes::RegexBuilder::new(&all.join("|"));
+        let built = builder.dot_matches_new_line(true).size_limit(REGEX_LIMIT).build();
+        built.map_err(|error| self.error(span, bad_regex("glob", &all.join("|"), &error))).ok()
     }
 
     fn integer_test(&mut self, field: Field, test: &Test) -> Option<(bool, IntegerTest)> {
@@ -544,21 +549,25 @@ pub(super) fn event_kind(name: &str, place: &Place) -> Result<EventKind, RuleErr
 }
 
 fn build_regex(pattern: &str, any_case: bool) -> Result<Regex, RuleErrorKind> {
-    RegexBuilder::new(pattern).case_insensitive(any_case).size_limit(REGEX_LIMIT).build().map_err(|error| {
-        match error {
-            regex::Error::CompiledTooBig(limit) => RuleErrorKind::RegexTooLarge { limit },
-            other => RuleErrorKind::BadValue {
-                what: "regular expression",
-                text: pattern.to_owned(),
-                // The last line says what is wrong; those before it draw the place, which is marked already.
-                help: other
-                    .to_string()
-                    .lines()
-                    .last()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ")
-                    .to_owned(),
-            },
-        }
-    })
+    let mut builder = RegexBuilder::new(pattern);
+    let built = builder.case_insensitive(any_case).size_limit(REGEX_LIMIT).build();
+    built.map_err(|error| bad_regex("regular expression", pattern, &error))
+}
+
+fn bad_regex(what: &'static str, pattern: &str, error: &regex::Error) -> RuleErrorKind {
+    match error {
+        regex::Error::CompiledTooBig(limit) => RuleErrorKind::RegexTooLarge { what, limit: *limit },
+        other => RuleErrorKind::BadValue {
+            what,
+            text: pattern.to_owned(),
+            // The last line says what is wrong; those before it draw the place, which is marked already.
+            help: other
+                .to_string()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned(),
+        },
+    }
 }

@@ -169,9 +169,11 @@ pub enum RuleErrorKind {
         /// Why it is not, or how to write one.
         help: String,
     },
-    /// A regular expression would take too much memory.
-    #[error("this regular expression is too large: compiled, it is over {} KiB", limit / 1024)]
+    /// A regular expression or a list of globs would take too much memory.
+    #[error("this {what} is too large: compiled, it is over {} KiB", limit / 1024)]
     RegexTooLarge {
+        /// Which of them.
+        what: &'static str,
         /// The limit in bytes.
         limit: usize,
     },
@@ -206,7 +208,8 @@ impl RuleErrorKind {
     /// What to do about it.
     fn help(&self) -> Option<String> {
         match self {
-            Self::Toml(_) | Self::Empty(_) => None,
+            Self::Toml(_) => None,
+            Self::Empty(_) => Some("put something into it, or leave it out".into()),
             Self::UnknownKey { key, known, .. } => Some(match nearest(key, known.iter().copied()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the keys are {}", known.join(", ")),
@@ -319,6 +322,16 @@ impl RuleError {
         Self { kind: Box::new(kind), place: None }
     }
 
+    /// Where it is in its file.
+    pub(super) fn start(&self) -> usize {
+        self.place.as_ref().map_or(0, |place| place.span.start)
+    }
+
+    /// The name of its file.
+    pub(super) fn file(&self) -> &str {
+        self.place.as_ref().map_or("", |place| place.file.name())
+    }
+
     /// What is wrong.
     pub fn kind(&self) -> &RuleErrorKind {
         &self.kind
@@ -355,7 +368,7 @@ impl Diagnostic for RuleError {
 /// The candidate that the name was probably meant to be.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // More than a third wrong is another word, not a slip.
-    let limit = (name.chars().count() / 3).max(1);
+    let limit = name.chars().count() / 3;
     candidates
         .into_iter()
         .map(|candidate| (distance(name, candidate), candidate))

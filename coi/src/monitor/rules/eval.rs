@@ -9,9 +9,8 @@
 
 use std::net::IpAddr;
 
-use globset::GlobSet;
 use ipnet::IpNet;
-use regex::Regex;
+use regex::{Regex, bytes};
 
 use crate::monitor::event::{Field, Record, Value};
 
@@ -63,7 +62,8 @@ pub(super) enum TextTest {
     Contains(Box<str>),
     StartsWith(Box<[Box<str>]>),
     EndsWith(Box<[Box<str>]>),
-    Glob(GlobSet),
+    /// Globs as one expression, over bytes as paths are.
+    Glob(bytes::Regex),
     /// `regex`, and whatever is faster as one: many texts to look for, or any case.
     Regex(Regex),
 }
@@ -88,6 +88,33 @@ pub(super) enum IpTest {
 }
 
 impl Expr {
+    /// All of them, the cheap ones first: their order means nothing, and most events fail at once.
+    pub(super) fn all(mut parts: Vec<Self>) -> Self {
+        parts.sort_by_key(Self::cost);
+        Self::And(parts.into())
+    }
+
+    /// One of them, the cheap ones first.
+    pub(super) fn any(mut parts: Vec<Self>) -> Self {
+        parts.sort_by_key(Self::cost);
+        Self::Or(parts.into())
+    }
+
+    /// What it costs to find out, roughly, in comparisons.
+    fn cost(&self) -> u32 {
+        match self {
+            Self::Literal(_) => 0,
+            Self::Exists(_) | Self::Holds(_) | Self::Integer { .. } => 1,
+            Self::Ip { .. } => 2,
+            Self::Text { test, .. } => test.cost(),
+            Self::Any { test, .. } | Self::All { test, .. } => test.cost().saturating_mul(8),
+            Self::Not(inner) => inner.cost(),
+            Self::And(parts) | Self::Or(parts) => {
+                parts.iter().fold(0, |sum, part| part.cost().saturating_add(sum))
+            }
+        }
+    }
+
     /// Whether the event meets the condition.
     pub(super) fn holds<R: Record>(&self, record: &R) -> bool {
         match self {
@@ -124,6 +151,16 @@ impl Expr {
 }
 
 impl TextTest {
+    fn cost(&self) -> u32 {
+        match self {
+            Self::Equal(_) => 2,
+            Self::OneOf(_) => 4,
+            Self::StartsWith(_) | Self::EndsWith(_) => 6,
+            Self::Contains(_) => 10,
+            Self::Glob(_) | Self::Regex(_) => 40,
+        }
+    }
+
     fn passes(&self, text: &str) -> bool {
         match self {
             Self::Equal(value) => text == &**value,
@@ -131,7 +168,7 @@ impl TextTest {
             Self::Contains(value) => text.contains(&**value),
             Self::StartsWith(values) => values.iter().any(|value| text.starts_with(&**value)),
             Self::EndsWith(values) => values.iter().any(|value| text.ends_with(&**value)),
-            Self::Glob(globs) => globs.is_match(text),
+            Self::Glob(globs) => globs.is_match(text.as_bytes()),
             Self::Regex(regex) => regex.is_match(text),
         }
     }

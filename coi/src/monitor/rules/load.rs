@@ -1,6 +1,36 @@
 //! The TOML layer: from the text of rule files to rules.
 //!
 //! Every key is known or an error, and as many errors as can be told apart are reported at once.
+//!
+//! ```toml
+//! [lists]                                # shared by all files
+//! shells = ["sh", "bash"]
+//!
+//! [macros]                               # conditions with a name, used as $shell
+//! shell = "process.name in @shells"
+//!
+//! [[rule]]
+//! id = "many-shells"
+//! title = "Many shells were started at once"
+//! description = "Why the rule is as it is."
+//! severity = "warning"                   # info, warning, high, critical
+//! attack = ["T1059.004"]
+//! enabled = true                         # unless said otherwise
+//! event = "exec"                         # or ["exec", "open"]
+//! condition = "$shell and not process.parent.name == 'make'"
+//! window = { over = "10s", by = ["process.user.id"], at_least = 100 }
+//! message = "{process.executable} (pid {process.pid}) is one of many"
+//! suppress = { for = "60s", by = ["process.user.id"] }
+//! exceptions = [{ condition = "process.parent.name == 'ctest'", reason = "its job", expires = 2027-01-31 }]
+//! ```
+//!
+//! A threshold counts events; with `sum` it sums a field, with `distinct` it counts a field's values. One of
+//! several is enough with `any = [{ sum = "coi.io.bytes", at_least = "50MiB" }, { ... }]`. Instead of `event`,
+//! `condition` and `window` a rule can have
+//! `sequence = { within = "60s", by = [...], ordered = false, steps = [{ event, condition, threshold }, ...] }`.
+//! State is never shared between containers: `by` divides further. Without `suppress` a rule does not repeat
+//! itself for 30 s about the same `by`, or, where it has none, about the same process.
+//! The tests of a rule are the business of [`testing`](super::testing).
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -61,6 +91,10 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<Rul
             Err(error) => errors.push(not_toml(file, &error)),
         }
     }
+    if !errors.is_empty() {
+        // What the others take from this file would seem to be missing.
+        return Err(errors);
+    }
     let mut definitions = Definitions::default();
     for (file, table) in &parsed {
         define(&mut Reader { file: file.clone(), errors: &mut errors }, table.get_ref(), &mut definitions);
@@ -80,7 +114,12 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<Rul
             rules.push(rule);
         }
     }
-    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+    if errors.is_empty() {
+        return Ok(rules);
+    }
+    let order = |name: &str| sources.iter().position(|source| source.name == name);
+    errors.sort_by_key(|error| (order(error.file()), error.start()));
+    Err(errors)
 }
 
 /// The error for a file that is not TOML.
@@ -99,7 +138,8 @@ fn define(reader: &mut Reader<'_>, table: &DeTable<'_>, definitions: &mut Defini
     if let Some((lists, _)) = reader.table(table, "lists") {
         for (key, value) in lists {
             let place = reader.place(key.span());
-            let Some(values) = reader.list_values(key.get_ref(), value) else { continue };
+            // A list with something wrong in it is known, but empty, so that its uses are not wrong as well.
+            let values = reader.list_values(key.get_ref(), value).unwrap_or_default();
             let earlier = definitions.lists.get(key.get_ref().as_ref()).map(|list| list.place.clone());
             if reader.name("list", key.get_ref(), &place, earlier.as_ref()) {
                 definitions.lists.insert(key.get_ref().to_string(), List { values, place });
@@ -233,7 +273,10 @@ impl Reader<'_> {
         match self.duration(table, key)? {
             0 => {
                 if let Some(value) = table.get(key) {
-                    self.wrong_type(key, "a duration longer than zero", value);
+                    let help = "nothing happens in no time: write a longer one".to_owned();
+                    let kind =
+                        RuleErrorKind::BadValue { what: "time to look at", text: "0".to_owned(), help };
+                    self.error(value.span(), kind);
                 }
                 None
             }

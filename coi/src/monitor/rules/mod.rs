@@ -11,7 +11,7 @@
 //!
 //! The way of a rule through the files: `load` reads the TOML layer, `lexer` and `parser` turn each
 //! condition into a tree with spans, `check` types the tree against the table of fields, `eval` runs it.
-//! `state` holds windows and sequences, [`engine`] puts all of it together, [`testing`] runs the tests
+//! `state` holds windows and sequences, `engine` puts all of it together, [`testing`] runs the tests
 //! that rules carry.
 
 mod attack;

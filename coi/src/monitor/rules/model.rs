@@ -1,6 +1,6 @@
 //! What a rule and a set of rules are, once compiled.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -73,14 +73,6 @@ impl Severity {
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for Severity {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::from_name(name).ok_or(())
     }
 }
 

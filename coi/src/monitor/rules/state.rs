@@ -2,7 +2,7 @@
 //!
 //! All of it is bounded. Amounts are kept in slices of a 64th of the rule's time, so an event may leave a
 //! window by that much too early, never too late. Distinct values are kept as hashes, at most as many as the
-//! threshold asks for. Keys are capped per rule and container, so that no container can push out what is
+//! threshold asks for and the same again. Keys are capped per rule and container, so that no container can push out what is
 //! known about another; when there are too many, the ones that were touched longest ago go, and are counted.
 
 use std::collections::{HashMap, VecDeque};
@@ -85,7 +85,7 @@ pub(super) fn key_cap(steps: &[Step]) -> usize {
         .iter()
         .flat_map(|step| &step.thresholds)
         .map(|threshold| match threshold.measure {
-            Measure::Distinct(_) => threshold.at_least as usize,
+            Measure::Distinct(_) => threshold.at_least.saturating_mul(2) as usize,
             _ => SLICES as usize,
         })
         .sum();
@@ -95,13 +95,21 @@ pub(super) fn key_cap(steps: &[Step]) -> usize {
 /// How many subjects of alerts are remembered per rule and container.
 pub(super) const SUBJECTS: usize = KEYS.1;
 
+/// When something happened, and since when it counts: in an ordered sequence that is when the steps before it
+/// began, since all of it must lie within the rule's time.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: u64,
+    since: u64,
+}
+
 /// How much there was in a time that moves along.
 #[derive(Debug)]
 enum Meter {
-    /// Amounts by when the slice they fell into began, oldest first, and their sum.
-    Sum { slices: VecDeque<(u64, u64)>, total: u64 },
+    /// Amounts by slices of time, oldest first, and their sum.
+    Sum { slices: VecDeque<(Moment, u64)>, total: u64 },
     /// The hashes of distinct values, each with when it was last there.
-    Distinct { seen: HashMap<u64, u64>, oldest: u64 },
+    Distinct { seen: HashMap<u64, Moment>, oldest: u64 },
 }
 
 impl Meter {
@@ -112,35 +120,33 @@ impl Meter {
         }
     }
 
-    /// Adds an amount, or a hash, that counts from `time` on.
-    fn add(&mut self, time: u64, amount: u64, pattern: &Pattern, at_least: u64) {
+    /// Adds an amount, or a hash.
+    fn add(&mut self, moment: Moment, amount: u64, within: u64, at_least: u64) {
         match self {
             Self::Sum { slices, total } => {
                 *total = total.saturating_add(amount);
                 match slices.back_mut() {
-                    Some((start, sum)) if time.saturating_sub(*start) < pattern.within / SLICES => {
+                    Some((slice, sum)) if moment.since.saturating_sub(slice.since) <= within / SLICES => {
                         *sum = sum.saturating_add(amount);
                     }
-                    _ => slices.push_back((time, amount)),
+                    _ => slices.push_back((moment, amount)),
                 }
             }
             Self::Distinct { seen, oldest } => {
-                if seen.len() as u64 >= at_least && !seen.contains_key(&amount) {
-                    // Enough is enough: the oldest makes room, so that what is kept is the latest.
-                    let first = seen.iter().min_by_key(|(_, last)| **last).map(|(hash, _)| *hash);
-                    first.map(|hash| seen.remove(&hash));
+                if seen.len() as u64 >= at_least.saturating_mul(2) && !seen.contains_key(&amount) {
+                    *oldest = keep_latest(seen, at_least);
                 }
-                seen.insert(amount, time);
-                *oldest = (*oldest).min(time);
+                seen.insert(amount, moment);
+                *oldest = (*oldest).min(moment.since);
             }
         }
     }
 
-    /// Forgets what is before `start`.
+    /// Forgets what counts from before `start`.
     fn expire(&mut self, start: u64) {
         match self {
             Self::Sum { slices, total } => {
-                while slices.front().is_some_and(|(time, _)| *time < start) {
+                while slices.front().is_some_and(|(slice, _)| slice.since < start) {
                     if let Some((_, amount)) = slices.pop_front() {
                         *total = total.saturating_sub(amount);
                     }
@@ -148,8 +154,8 @@ impl Meter {
             }
             Self::Distinct { seen, oldest } => {
                 if *oldest < start {
-                    seen.retain(|_, last| *last >= start);
-                    *oldest = seen.values().copied().min().unwrap_or(u64::MAX);
+                    seen.retain(|_, moment| moment.since >= start);
+                    *oldest = seen.values().map(|moment| moment.since).min().unwrap_or(u64::MAX);
                 }
             }
         }
@@ -162,10 +168,11 @@ impl Meter {
         }
     }
 
-    fn oldest(&self) -> Option<u64> {
+    /// When the first of what it holds happened.
+    fn first(&self) -> Option<u64> {
         match self {
-            Self::Sum { slices, .. } => slices.front().map(|(time, _)| *time),
-            Self::Distinct { seen, .. } => seen.values().copied().min(),
+            Self::Sum { slices, .. } => slices.front().map(|(slice, _)| slice.at),
+            Self::Distinct { seen, .. } => seen.values().map(|moment| moment.at).min(),
         }
     }
 
@@ -174,15 +181,36 @@ impl Meter {
         match self {
             Self::Sum { slices, .. } => {
                 let mut sum = 0u64;
-                slices.iter().rev().find_map(|(time, amount)| {
+                slices.iter().rev().find_map(|(slice, amount)| {
                     sum = sum.saturating_add(*amount);
-                    (sum >= at_least).then_some(*time)
+                    (sum >= at_least).then_some(slice.since)
                 })
             }
-            Self::Distinct { seen, .. } if seen.len() as u64 >= at_least => seen.values().copied().min(),
-            Self::Distinct { .. } => None,
+            Self::Distinct { seen, .. } => nth_latest(seen, at_least),
         }
     }
+}
+
+/// Since when the `n`th counts, from the latest.
+fn nth_latest(seen: &HashMap<u64, Moment>, n: u64) -> Option<u64> {
+    let nth = usize::try_from(n).ok()?.checked_sub(1).filter(|nth| *nth < seen.len())?;
+    let mut times: Vec<u64> = seen.values().map(|moment| moment.since).collect();
+    let (_, time, _) = times.select_nth_unstable_by(nth, |a, b| b.cmp(a));
+    Some(*time)
+}
+
+/// Keeps the latest `n`: more than enough was seen, so that the older make room. Returns since when the oldest
+/// of them counts.
+fn keep_latest(seen: &mut HashMap<u64, Moment>, n: u64) -> u64 {
+    let Some(limit) = nth_latest(seen, n) else { return u64::MAX };
+    // Many may be of the same time as the last that is kept; as many of them stay as there is room.
+    let mut room = n - seen.values().filter(|moment| moment.since > limit).count() as u64;
+    seen.retain(|_, moment| {
+        let tie = moment.since == limit && room > 0;
+        room -= u64::from(tie);
+        moment.since > limit || tie
+    });
+    limit
 }
 
 /// How far one step has come.
@@ -250,7 +278,7 @@ impl Progress {
         for state in &mut self.steps {
             state.meters.iter_mut().for_each(|meter| meter.expire(start));
         }
-        let time = if pattern.ordered && at > 0 {
+        let since = if pattern.ordered && at > 0 {
             match self.complete_since(steps, at - 1) {
                 Some(since) => since,
                 None => return false,
@@ -261,16 +289,22 @@ impl Progress {
         let (Some(step), Some(state)) = (steps.get(at), self.steps.get_mut(at)) else { return false };
         for (threshold, meter) in step.thresholds.iter().zip(&mut state.meters) {
             if let Some(amount) = amount(threshold.measure) {
-                meter.add(time, amount, pattern, threshold.at_least);
+                meter.add(Moment { at: now, since }, amount, pattern.within, threshold.at_least);
             }
         }
         let text = if step.is_single() { describe() } else { String::new() };
         state.last = Some((now, kind, text));
         if pattern.ordered {
-            at + 1 == steps.len() && self.complete_since(steps, at).is_some()
+            at + 1 == steps.len() && self.is_complete(steps, at)
         } else {
-            (0..steps.len()).all(|at| self.complete_since(steps, at).is_some())
+            (0..steps.len()).all(|at| self.is_complete(steps, at))
         }
+    }
+
+    fn is_complete(&self, steps: &[Step], at: usize) -> bool {
+        let (Some(step), Some(state)) = (steps.get(at), self.steps.get(at)) else { return false };
+        let mut thresholds = step.thresholds.iter().zip(&state.meters);
+        thresholds.any(|(threshold, meter)| meter.level() >= threshold.at_least)
     }
 
     /// Since when the step is complete, if it is: the latest of what its thresholds say.
@@ -289,7 +323,7 @@ impl Progress {
                 reached.find(|(threshold, meter)| meter.level() >= threshold.at_least)?;
             let what =
                 if step.is_single() { What::Event(text) } else { What::Level(threshold, meter.level()) };
-            let since = if step.is_single() { *until } else { meter.oldest()? };
+            let since = if step.is_single() { *until } else { meter.first()? };
             Some(Contribution { kind: *kind, since, until: *until, what })
         })
     }
@@ -330,10 +364,9 @@ mod tests {
 
     #[test]
     fn a_sum_keeps_few_slices_however_many_events_there_are() {
-        let pattern = Pattern { within: 6_400, by: Vec::new(), ordered: false };
         let mut meter = Meter::new(Measure::Count);
         for time in 0..100_000 {
-            meter.add(time, 1, &pattern, 1);
+            meter.add(Moment { at: time, since: time }, 1, 6_400, 1);
             meter.expire(time.saturating_sub(6_400));
         }
         let Meter::Sum { slices, total } = &meter else { panic!() };
@@ -343,15 +376,23 @@ mod tests {
 
     #[test]
     fn distinct_values_are_no_more_than_asked_for() {
-        let pattern = Pattern { within: 1_000, by: Vec::new(), ordered: false };
         let mut meter = Meter::new(Measure::Distinct(crate::monitor::event::Field::FilePath));
         for hash in 0..100 {
-            meter.add(hash, hash, &pattern, 10);
+            meter.add(Moment { at: hash, since: hash }, hash, 1_000, 10);
         }
-        assert_eq!(meter.level(), 10);
+        assert!((10..=20).contains(&meter.level()), "{}", meter.level());
         assert_eq!(meter.reached_since(10), Some(90));
         meter.expire(95);
         assert_eq!(meter.level(), 5);
         assert_eq!(meter.reached_since(10), None);
+    }
+
+    #[test]
+    fn distinct_values_of_one_time_do_not_all_go() {
+        let mut meter = Meter::new(Measure::Distinct(crate::monitor::event::Field::FilePath));
+        for hash in 0..1_000 {
+            meter.add(Moment { at: 7, since: 7 }, hash, 1_000, 10);
+            assert!(meter.level() >= 10.min(hash + 1));
+        }
     }
 }

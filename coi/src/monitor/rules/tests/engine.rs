@@ -360,3 +360,29 @@ fn a_flood_of_keys_is_bounded_and_counted() {
     assert_eq!(suppressed, 0);
     assert_eq!(bench.see("event = 'exec', process.pid = 19999, at = '20s'"), 1, "the latest are still known");
 }
+
+#[test]
+fn an_engine_can_live_on_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Engine>();
+    is_send::<Alert>();
+}
+
+#[test]
+fn a_sequence_can_count_distinct_values_before_it_goes_on() {
+    let text = rule(
+        "sequence = { within = '60s', steps = [\n\
+           { event = 'open', condition = 'true', distinct = 'file.path', at_least = 3 },\n\
+           { event = 'connect', condition = 'true', at_least = 2 },\n\
+         ] }",
+    );
+    let mut bench = Bench::new(&text);
+    assert_eq!(bench.see("event = 'connect', repeat = 5"), 0, "before the files");
+    assert_eq!(bench.see("event = 'open', at = '1s', file.path = '/{n}', repeat = 100, every = '10ms'"), 0);
+    assert_eq!(bench.see("event = 'connect', at = '3s'"), 0);
+    assert_eq!(bench.see("event = 'connect', at = '4s'"), 1);
+    let evidence = &bench.alerts[0].evidence;
+    assert_eq!(evidence.len(), 2);
+    assert!(evidence[0].text.ends_with("(at least 3)"), "{}", evidence[0].text);
+    assert_eq!(evidence[1].text, "2 events in 1 s (at least 2)");
+}
