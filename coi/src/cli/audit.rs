@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Code, Failure, Result};
+use crate::monitor::audit;
 use crate::monitor::service::client;
 use crate::ui;
 
@@ -26,8 +27,12 @@ enum Command {
 impl Audit {
     pub(super) async fn execute(self) -> Result {
         let Command::Path { name } = self.command;
-        let watch = client::Client::from_env().ensure().await?.get(&name).await?;
-        ui::out(&format!("{}\n", watch.audit.display())).map_err(Failure::system("standard output"))?;
+        // The daemon knows what it watches now; what it watched once lies there.
+        let path = match client::Client::from_env().get(&name).await {
+            Ok(watch) => watch.audit,
+            Err(_) => audit::newest(&audit::directory(), &name).ok_or(Failure::NoAudit { name })?,
+        };
+        ui::out(&format!("{}\n", path.display())).map_err(Failure::system("standard output"))?;
         Ok(Code::OK)
     }
 }

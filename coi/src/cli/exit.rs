@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::launch;
+use crate::monitor::rulefiles::RuleFilesError;
 use crate::monitor::service::{self, client};
 use crate::{http, incus};
 
@@ -88,6 +89,15 @@ pub enum Failure {
         /// Its word for it.
         source: io::Error,
     },
+    /// There is no set of rules.
+    #[error(transparent)]
+    Rules(RuleFilesError),
+    /// There is no audit log of that name.
+    #[error("there is no audit log of {name}: nothing of that name was ever watched here")]
+    NoAudit {
+        /// The name.
+        name: String,
+    },
     /// The daemon could not do its work.
     #[error(transparent)]
     Daemon(#[from] service::ServerError),
@@ -110,6 +120,11 @@ impl Failure {
     pub(super) fn text(&self) -> Option<String> {
         match self {
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => None,
+            // Each error has been shown in its place.
+            Self::Rules(RuleFilesError::Wrong(errors)) => Some(match errors.len() {
+                1 => "no rules are used while that is wrong".to_owned(),
+                n => format!("no rules are used while these {n} things are wrong"),
+            }),
             other => Some(other.to_string()),
         }
     }
@@ -120,7 +135,11 @@ impl Failure {
             Self::Launch(error) => of_launch(error),
             Self::Monitor(error) => of_monitor(error),
             Self::Usage(_) => Code::USAGE,
-            Self::Daemon(service::ServerError::Rules(_)) => Code::RULE,
+            Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
+            Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
+                Code::RULE
+            }
+            Self::NoAudit { .. } => Code::NOT_FOUND,
             Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,

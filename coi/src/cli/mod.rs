@@ -10,6 +10,7 @@ mod exit;
 mod kill;
 mod list;
 mod monitor;
+mod rules;
 mod run;
 mod shell;
 mod unfreeze;
@@ -40,6 +41,7 @@ enum Command {
     Monitor(monitor::Monitor),
     Watch(watch::Watch),
     Audit(audit::Audit),
+    Rules(rules::Rules),
     Daemon(daemon::Daemon),
     Completion(completion::Completion),
 }
@@ -67,6 +69,7 @@ impl Cli {
             Command::Monitor(c) => c.execute().await,
             Command::Watch(c) => c.execute().await,
             Command::Audit(c) => c.execute().await,
+            Command::Rules(c) => c.execute(),
             Command::Daemon(c) => c.execute().await,
             Command::Completion(c) => c.execute(),
         };

@@ -16,6 +16,10 @@ use crate::monitor::service::stream::Line;
 /// How long after something's end its last output, or the daemon's word on it, may take.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
 
+/// How long after its processes were killed something may still look alive: Incus takes up to a second to
+/// notice that somebody else ended an instance.
+const NOTICE: Duration = Duration::from_secs(1);
+
 /// A watch that answers by the rules, followed while something runs in it.
 #[derive(Debug)]
 pub(super) struct Monitored {
@@ -84,7 +88,10 @@ impl Monitored {
         loop {
             let Some((_, value)) = self.events.next().await else {
                 match self.daemon.get(&self.watch.name).await {
-                    Ok(watch) if is_over(watch.state) => return watch.state,
+                    Ok(watch) if is_over(watch.state) => {
+                        self.watch.state = watch.state;
+                        return watch.state;
+                    }
                     _ => self.restore(notices).await,
                 }
                 continue;
@@ -116,11 +123,7 @@ impl Monitored {
     }
 
     async fn restore(&mut self, notices: &mut impl Notices) {
-        let armed = match self.daemon.clone().ensure().await {
-            Ok(daemon) => arm(&daemon, &self.request).await,
-            Err(error) => Err(error),
-        };
-        let lost = match armed {
+        let lost = match arm(&self.daemon, &self.request).await {
             Ok((watch, events)) => {
                 (self.watch, self.events) = (watch, events);
                 return notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
@@ -146,9 +149,8 @@ impl Monitored {
         suspicious: bool,
         notices: &mut impl Notices,
     ) -> Result<Option<ActionTaken>> {
-        if suspicious && self.is_empty().await {
-            let over = async { while !is_over(self.watch.state) && !is_over(self.follow(notices).await) {} };
-            let _ = timeout(AFTERMATH, over).await;
+        if suspicious && !self.ends_within(NOTICE, notices).await && self.is_empty().await {
+            self.ends_within(AFTERMATH, notices).await;
         }
         let watch = match self.daemon.get(&self.watch.name).await {
             Ok(watch) => watch,
@@ -160,6 +162,12 @@ impl Monitored {
             notices.killed(&watch, action);
         }
         Ok(kill)
+    }
+
+    /// Whether the daemon says within this time that it is over.
+    async fn ends_within(&mut self, time: Duration, notices: &mut impl Notices) -> bool {
+        let over = async { while !is_over(self.watch.state) && !is_over(self.follow(notices).await) {} };
+        timeout(time, over).await.is_ok()
     }
 
     /// Whether what runs in it is stopped, as far as has been seen.
@@ -179,6 +187,8 @@ pub(super) fn is_over(state: WatchState) -> bool {
 }
 
 async fn arm(daemon: &Client, request: &WatchRequest) -> Result<(Watch, Events), client::Error> {
+    // A daemon that has nothing to watch ends; the making of a container gives it time to.
+    let daemon = daemon.clone().ensure().await?;
     let watch = daemon.watch(request).await?;
     let events = daemon.events(&watch.name).await?;
     Ok((watch, events))

@@ -83,11 +83,12 @@ pub async fn shell(
         }
     };
     let status = status.map_err(|e| Error::NoIncusClient { why: e.to_string() })?;
-    // A container's end looks to the terminal's client like any other end.
-    if let Some(action) = container.monitored.killed(true, notices).await? {
+    let code = code(status);
+    // Detaching and leaving the session both end the terminal's client well.
+    if let Some(action) = container.monitored.killed(code != 0, notices).await? {
         return Ok(Ended::Killed(action));
     }
-    if container.has_session().await { Ok(Ended::Detached) } else { Ok(Ended::Over(code(status))) }
+    if container.has_session().await { Ok(Ended::Detached) } else { Ok(Ended::Over(code)) }
 }
 
 impl Container {
