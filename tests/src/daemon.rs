@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::{finish, lines, pid};
+use crate::process::{Running, lines};
 use crate::{DEADLINE, eventually};
 
 /// The program under test: what cargo has built where this test is.
@@ -93,8 +93,9 @@ impl Daemon {
 
     /// Asserts that it ends when it is told to, and that nothing of it stays.
     fn end(&mut self, child: Child) {
-        kill(pid(&child), Signal::SIGTERM).unwrap();
-        let ended = finish("coi daemon", child);
+        let daemon = Running::of("coi daemon", child);
+        daemon.signal(Signal::SIGTERM);
+        let ended = daemon.finish();
         assert_eq!(ended.code, 0, "the daemon's end: {}", self.log());
         assert!(!self.socket().exists(), "its socket is left");
         // The kernel frees them when nobody can be at work in them any more.

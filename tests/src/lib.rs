@@ -9,6 +9,7 @@
 
 mod attacker;
 mod daemon;
+mod gate;
 pub mod incus;
 mod process;
 mod terminal;
@@ -29,9 +30,10 @@ use tempfile::TempDir;
 
 pub use attacker::Attacker;
 pub use daemon::{Daemon, program};
-pub use process::{Ended, end, finish, lines};
+pub use gate::{Gate, Reached};
+pub use process::{Ended, Running, end};
 pub use terminal::Terminal;
-pub use viewer::Viewer;
+pub use viewer::{Viewer, is_init};
 
 /// How long anything may take before its test fails. A container's start on a machine that compiles meanwhile is what
 /// takes longest.
@@ -117,6 +119,11 @@ impl Coi {
     /// `coi ARGUMENTS`, to its end.
     pub fn coi(&self, arguments: &[&str]) -> Ended {
         end(&mut self.command(arguments))
+    }
+
+    /// `coi ARGUMENTS`, without waiting for its end.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        Running::start(&mut self.command(arguments))
     }
 
     /// `coi run --image IMAGE -- WORDS`, to its end.

@@ -1,6 +1,6 @@
 //! Programs that are run to their end.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -56,32 +56,53 @@ impl Ended {
     }
 }
 
-/// Runs a program to its end, without input unless some was set up.
+/// Runs a program to its end.
 #[track_caller]
 pub fn end(command: &mut Command) -> Ended {
-    let shown = shown(command);
-    // A pipe that is closed at once where no other input was chosen.
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    finish(&shown, child.unwrap_or_else(|error| panic!("{shown}: {error}")))
+    Running::start(command).finish()
 }
 
-/// Waits for a program's end; its output must have been piped. Past the deadline it is killed, and the test fails.
-#[track_caller]
-pub fn finish(shown: &str, child: Child) -> Ended {
-    let pid = pid(&child);
-    let (to, ended) = channel();
-    thread::spawn(move || to.send(child.wait_with_output()));
-    let output = ended.recv_timeout(DEADLINE).unwrap_or_else(|_| {
-        let _ = kill(pid, Signal::SIGKILL);
-        let said = ended.recv().unwrap().unwrap();
-        panic!("{shown}: no end within {DEADLINE:?}\n{:#?}", Ended::new(shown.to_owned(), said))
-    });
-    Ended::new(shown.to_owned(), output.unwrap())
+/// A program that runs, with its output kept for its end.
+#[derive(Debug)]
+pub struct Running {
+    shown: String,
+    pid: Pid,
+    ended: Receiver<io::Result<Output>>,
 }
 
-/// The process id of a child.
-pub(crate) fn pid(child: &Child) -> Pid {
-    Pid::from_raw(child.id().try_into().unwrap())
+impl Running {
+    /// Starts it.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let shown = shown(command);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self::of(&shown, child.unwrap_or_else(|error| panic!("{shown}: {error}")))
+    }
+
+    /// One that was started elsewhere.
+    pub(crate) fn of(shown: &str, child: Child) -> Self {
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let (to, ended) = channel();
+        thread::spawn(move || to.send(child.wait_with_output()));
+        Self { shown: shown.to_owned(), pid, ended }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).unwrap();
+    }
+
+    /// Waits for its end. Past the deadline it is killed, and the test fails.
+    #[track_caller]
+    pub fn finish(self) -> Ended {
+        let Self { shown, ended, .. } = &self;
+        let output = ended.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+            self.signal(Signal::SIGKILL);
+            let said = Ended::new(shown.clone(), ended.recv().unwrap().unwrap());
+            panic!("{shown}: no end within {DEADLINE:?}\n{said:#?}")
+        });
+        Ended::new(self.shown, output.unwrap())
+    }
 }
 
 /// A command as a person would type it.
@@ -91,7 +112,7 @@ fn shown(command: &Command) -> String {
 }
 
 /// What is read, line by line, as it comes; the channel ends with the stream.
-pub fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (to, lines) = channel();
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n') {

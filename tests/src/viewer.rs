@@ -3,10 +3,10 @@
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::process::{Ended, finish, lines, pid};
+use crate::process::{Ended, Running, lines};
 use crate::{Coi, DEADLINE};
 
 /// A viewer of one container's events.
@@ -70,9 +70,9 @@ impl Viewer {
     /// Stops looking, as Ctrl-C would.
     #[track_caller]
     pub fn leave(mut self) -> Ended {
-        let child = self.child.take().unwrap();
-        kill(pid(&child), Signal::SIGINT).unwrap();
-        finish("coi monitor", child)
+        let viewer = Running::of("coi monitor", self.child.take().unwrap());
+        viewer.signal(Signal::SIGINT);
+        viewer.finish()
     }
 }
 
