@@ -27,10 +27,7 @@ fn prove(payload: &str, rule: &str) {
 
 fn prove_with(attacker: impl Fn() -> Attacker, payload: &str, rule: &str) {
     let coi = Coi::new();
-    let line = |attacker: &Attacker| {
-        let (host, port) = attacker.place();
-        format!("{PRELUDE}{}", payload.replace("HOST", &host).replace("PORT", &port))
-    };
+    let line = |attacker: &Attacker| attacker.fill(&format!("{PRELUDE}{payload}"));
 
     let unwatched = UNWATCHED.get(unwatched);
     let waiting = attacker();

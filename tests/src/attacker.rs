@@ -1,7 +1,7 @@
 //! Who waits at the other end of a reverse shell.
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,7 +23,7 @@ pub struct Attacker {
     /// Where.
     pub address: SocketAddrV4,
     heard: Receiver<Vec<u8>>,
-    tls: Option<(Child, TempDir)>,
+    _tls: Option<TlsServer>,
 }
 
 impl Attacker {
@@ -34,36 +34,25 @@ impl Attacker {
 
     /// On an address of this machine.
     pub fn listen(ip: Ipv4Addr) -> Self {
-        let listener = TcpListener::bind((ip, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
         let (to, heard) = channel();
-        // These threads end with the test's process: a peer that says nothing more needs no handling.
-        thread::spawn(move || {
-            while let Ok((peer, _)) = listener.accept() {
-                let to = to.clone();
-                thread::spawn(move || converse(peer, &to));
-            }
-        });
-        Self { address: SocketAddrV4::new(ip, port), heard, tls: None }
+        let address = serve(ip, move |peer| converse(peer, &to));
+        Self { address, heard, _tls: None }
     }
 
     /// On the bridge, speaking TLS.
     pub fn with_tls() -> Self {
-        let ip = incus::bridge();
-        let (mut server, dir) = tls_server(ip, &[]);
-        let stdout = server.stdout.take().unwrap();
-        let said = lines(stdout);
-        let address = tls_address(&said);
+        let mut tls = TlsServer::start(incus::bridge(), &[]);
         // Passed on as soon as there is somebody to pass it on to.
-        server.stdin.as_mut().unwrap().write_all(QUESTION).unwrap();
+        tls.server.stdin.as_mut().unwrap().write_all(QUESTION).unwrap();
+        let said = tls.said.take().unwrap();
         let (to, heard) = channel();
         thread::spawn(move || said.into_iter().try_for_each(|line| to.send(line.into_bytes())));
-        Self { address, heard, tls: Some((server, dir)) }
+        Self { address: tls.address, heard, _tls: Some(tls) }
     }
 
-    /// Its address's two halves, as payloads want them.
-    pub fn place(&self) -> (String, String) {
-        (self.address.ip().to_string(), self.address.port().to_string())
+    /// A payload, in which `HOST` and `PORT` stand for where it listens.
+    pub fn fill(&self, payload: &str) -> String {
+        fill(self.address, payload)
     }
 
     /// Waits for the sign that a shell is at the other end.
@@ -81,13 +70,27 @@ impl Attacker {
     }
 }
 
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        if let Some((server, _)) = &mut self.tls {
-            let _ = server.kill();
-            let _ = server.wait();
+/// A script, in which `HOST` and `PORT` stand for an address.
+pub fn fill(address: SocketAddrV4, script: &str) -> String {
+    script.replace("HOST", &address.ip().to_string()).replace("PORT", &address.port().to_string())
+}
+
+/// Serves each who connects in a thread of its own. The threads end with the test's process: nothing depends on it.
+pub fn serve(ip: Ipv4Addr, conversation: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddrV4 {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((peer, _)) = listener.accept() {
+            let conversation = conversation.clone();
+            thread::spawn(move || conversation(peer));
         }
-    }
+    });
+    SocketAddrV4::new(ip, port)
+}
+
+/// Takes whatever is sent.
+pub fn swallow(mut peer: TcpStream) {
+    let _ = io::copy(&mut peer, &mut io::sink());
 }
 
 fn converse(mut peer: TcpStream, to: &Sender<Vec<u8>>) {
@@ -102,28 +105,44 @@ fn converse(mut peer: TcpStream, to: &Sender<Vec<u8>>) {
     }
 }
 
-/// Starts `openssl s_server` on a port of its choice, with a certificate of its own.
-pub(crate) fn tls_server(ip: Ipv4Addr, arguments: &[&str]) -> (Child, TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let (key, certificate) = (dir.path().join("key"), dir.path().join("certificate"));
-    let mut request = Command::new("openssl");
-    request.args(["req", "-x509", "-nodes", "-subj", "/CN=e2e", "-newkey", "ec"]);
-    request.args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    end(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).expect(0);
-    let log = fs::File::create(dir.path().join("log")).unwrap();
-    let mut server = Command::new("openssl");
-    server.args(["s_server", "-accept", &format!("{ip}:0")]).args(arguments);
-    server.arg("-key").arg(&key).arg("-cert").arg(&certificate);
-    server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-    (server.spawn().unwrap(), dir)
+/// A server that speaks TLS: openssl's, with a certificate of its own. It ends when this does.
+#[derive(Debug)]
+pub struct TlsServer {
+    /// Where it listens.
+    pub address: SocketAddrV4,
+    server: Child,
+    said: Option<Receiver<String>>,
+    _dir: TempDir,
 }
 
-/// Where it listens, in its own words.
-pub(crate) fn tls_address(said: &Receiver<String>) -> SocketAddrV4 {
-    loop {
-        let line = said.recv_timeout(DEADLINE).expect("openssl s_server does not listen");
-        if let Some(address) = line.strip_prefix("ACCEPT ") {
-            return address.trim().parse().unwrap();
-        }
+impl TlsServer {
+    /// Starts `openssl s_server` with these arguments, on a port of its choice.
+    pub fn start(ip: Ipv4Addr, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, certificate) = (dir.path().join("key"), dir.path().join("certificate"));
+        let mut request = Command::new("openssl");
+        request.args(["req", "-x509", "-nodes", "-subj", "/CN=e2e", "-newkey", "ec"]);
+        request.args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        end(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).expect(0);
+        let log = File::create(dir.path().join("log")).unwrap();
+        let mut server = Command::new("openssl");
+        server.args(["s_server", "-accept", &format!("{ip}:0")]).args(arguments);
+        server.arg("-key").arg(&key).arg("-cert").arg(&certificate);
+        let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let said = lines(server.stdout.take().unwrap());
+        let address = loop {
+            let line = said.recv_timeout(DEADLINE).expect("openssl s_server does not listen");
+            if let Some(address) = line.strip_prefix("ACCEPT ") {
+                break address.trim().parse().unwrap();
+            }
+        };
+        Self { address, server, said: Some(said), _dir: dir }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }

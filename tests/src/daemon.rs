@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::process::{Running, lines};
@@ -25,34 +29,35 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// A daemon that listens and logs in a directory of its own.
+/// A daemon that listens and logs in a directory of its own; or the place for one that the product starts itself.
 #[derive(Debug)]
 pub struct Daemon {
-    /// Taken when it is ended.
-    child: Option<Child>,
+    /// The one that the test has started.
+    child: Mutex<Option<Child>>,
     dir: TempDir,
-    programs: BTreeSet<u32>,
-    maps: BTreeSet<u32>,
 }
 
 impl Daemon {
+    /// None yet.
+    pub fn absent() -> Self {
+        let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
+        Self { child: Mutex::new(None), dir }
+    }
+
     /// Starts one, and waits until it answers.
     pub fn start(arguments: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
-        let log = File::create(dir.path().join("daemon.log")).unwrap();
+        let daemon = Self::absent();
+        let log = File::create(daemon.dir.path().join("daemon.log")).unwrap();
         // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
         // to watch it ends by itself, should the test be killed.
         let line = "exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
         let mut command = Command::new("sh");
         command.args(["-c", line]).arg(program()).args(arguments);
-        in_dir(&mut command, dir.path());
+        daemon.point(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
-        let mut daemon = Self { child: Some(child), dir, programs: BTreeSet::new(), maps: BTreeSet::new() };
+        *daemon.child.lock().unwrap() = Some(child);
         assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
-        daemon.programs = daemon.held("prog_id:");
-        daemon.maps = daemon.held("map_id:");
-        assert!(!daemon.programs.is_empty() && !daemon.maps.is_empty(), "nothing is loaded");
         daemon
     }
 
@@ -61,69 +66,107 @@ impl Daemon {
         self.dir.path().join("coi.sock")
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
+    /// The process that answers there, if one does.
+    pub fn pid(&self) -> Option<Pid> {
+        let stream = UnixStream::connect(self.socket()).ok()?;
+        Some(Pid::from_raw(getsockopt(&stream, PeerCredentials).unwrap().pid()))
     }
 
     /// `coi ARGUMENTS`, which will talk to this daemon.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(arguments).stdin(Stdio::null());
-        in_dir(&mut command, self.dir.path());
+        self.point(&mut command);
         command
     }
 
-    /// What it has said.
+    fn point(&self, command: &mut Command) {
+        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.dir.path().join("log"));
+    }
+
+    /// What the one that the test has started has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("daemon.log")).unwrap_or_default()
     }
 
-    /// The ids of what its descriptors hold of the kernel's BPF side.
-    fn held(&self, key: &str) -> BTreeSet<u32> {
-        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).unwrap();
-        let texts = descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
-        texts
-            .flat_map(|text| {
-                let ids = text.lines().filter_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-                ids.collect::<Vec<u32>>()
-            })
-            .collect()
+    /// Ends the one that the test has started as a crash would.
+    pub fn kill(&self) {
+        let held = Held::by(self.pid().unwrap());
+        let mut child = self.child.lock().unwrap().take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        held.assert_gone();
     }
 
-    /// Asserts that it ends when it is told to, and that nothing of it stays.
-    fn end(&mut self, child: Child) {
-        let daemon = Running::of("coi daemon", child);
-        daemon.signal(Signal::SIGTERM);
-        let ended = daemon.finish();
-        assert_eq!(ended.code, 0, "the daemon's end: {}", self.log());
+    /// Asserts that the one that runs ends when it is told to, and that nothing of it stays.
+    fn end(&self) {
+        let Some(pid) = self.pid() else { return };
+        let held = Held::by(pid);
+        kill(pid, Signal::SIGTERM).unwrap();
+        match self.child.lock().unwrap().take() {
+            Some(child) => {
+                let ended = Running::of("coi daemon", child).finish();
+                assert_eq!(ended.code, 0, "the daemon's end: {}", self.log());
+            }
+            None => eventually("the daemon has ended", || has_ended(pid)),
+        }
         assert!(!self.socket().exists(), "its socket is left");
-        // The kernel frees them when nobody can be at work in them any more.
-        eventually("its programs are gone", || {
-            let mut loaded = aya::programs::loaded_programs().flatten();
-            !loaded.any(|program| self.programs.contains(&program.id()))
-        });
-        eventually("its maps are gone", || {
-            let mut loaded = aya::maps::loaded_maps().flatten();
-            !loaded.any(|map| self.maps.contains(&map.id()))
-        });
+        held.assert_gone();
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        if thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+        if !thread::panicking() {
+            return self.end();
+        }
+        eprintln!("the daemon's log:\n{}", self.log());
+        if let Some(pid) = self.pid() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        if let Ok(Some(child)) = self.child.get_mut() {
             let _ = child.kill();
             let _ = child.wait();
-        } else {
-            self.end(child);
         }
     }
 }
 
-/// Points a `coi` at the daemon in this directory.
-fn in_dir(command: &mut Command, dir: &Path) {
-    command.env("COI_SOCKET", dir.join("coi.sock")).env("COI_LOG_DIR", dir.join("log"));
+/// Where process 1 does not reap them, the dead stay zombies.
+fn has_ended(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+}
+
+/// What a process holds of the kernel's BPF side.
+#[derive(Debug)]
+struct Held {
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+}
+
+impl Held {
+    fn by(pid: Pid) -> Self {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+        let texts: Vec<_> =
+            descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
+        let ids = |key: &str| -> BTreeSet<u32> {
+            let lines = texts.iter().flat_map(|text| text.lines());
+            lines.filter_map(|line| line.strip_prefix(key)?.trim().parse().ok()).collect()
+        };
+        let held = Self { programs: ids("prog_id:"), maps: ids("map_id:") };
+        assert!(!held.programs.is_empty() && !held.maps.is_empty(), "{pid} holds nothing");
+        held
+    }
+
+    /// The kernel frees them when nobody can be at work in them any more.
+    fn assert_gone(&self) {
+        eventually("the daemon's programs are gone", || {
+            let mut loaded = aya::programs::loaded_programs().flatten();
+            !loaded.any(|program| self.programs.contains(&program.id()))
+        });
+        eventually("the daemon's maps are gone", || {
+            let mut loaded = aya::maps::loaded_maps().flatten();
+            !loaded.any(|map| self.maps.contains(&map.id()))
+        });
+    }
 }

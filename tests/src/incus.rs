@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::process::{Ended, end};
@@ -85,11 +86,15 @@ pub fn delete(name: &str) {
     let _ = end(&mut incus(&["delete", "--force", name]));
 }
 
+/// The process of Incus itself.
+pub fn pid() -> Pid {
+    let stream = UnixStream::connect(socket()).unwrap();
+    Pid::from_raw(getsockopt(&stream, PeerCredentials).unwrap().pid())
+}
+
 /// Asserts that nothing on this machine knows the container or its workspace any more.
 pub fn assert_forgotten(name: &str, workspace: &Path) {
-    let stream = UnixStream::connect(socket()).unwrap();
-    let incus = getsockopt(&stream, PeerCredentials).unwrap().pid();
-    for process in [incus.to_string(), "self".to_owned()] {
+    for process in [pid().to_string(), "self".to_owned()] {
         let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
         let left = mounts.lines().find(|mount| {
             mount.contains(&format!("/{name}/")) || mount.contains(workspace.to_str().unwrap())

@@ -7,7 +7,7 @@
 //!   a program, map, mount or cgroup of it that is left fails the test;
 //! - nothing is waited for by time: what has an event is waited for by it, and every wait has an end ([`DEADLINE`]).
 
-mod attacker;
+pub mod attacker;
 mod daemon;
 mod gate;
 pub mod incus;
@@ -79,6 +79,19 @@ impl Coi {
         Self::with(Arc::new(Daemon::start(arguments)), turn)
     }
 
+    /// Without a daemon; the product may start one, for this test alone.
+    pub fn without_daemon() -> Self {
+        let turn = Turn::take();
+        Self::with(Arc::new(Daemon::absent()), turn)
+    }
+
+    /// With another owner of the workspace than the images' user.
+    pub fn owned_by(uid: u32) -> Self {
+        let coi = Self::new();
+        chown(coi.workspace(), Some(uid), Some(uid)).unwrap();
+        coi
+    }
+
     fn with(daemon: Arc<Daemon>, turn: Turn) -> Self {
         let workspace = tempfile::Builder::new().prefix("coi-e2e-").tempdir().unwrap();
         chown(workspace.path(), Some(USER), Some(USER)).unwrap();
@@ -88,6 +101,32 @@ impl Coi {
     /// The daemon.
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
+    }
+
+    /// Asserts that a rule has frozen the container, in everybody's eyes, and that this is all that was done so far.
+    #[track_caller]
+    pub fn assert_frozen(&self, rule: &str, times: usize) {
+        let name = self.container();
+        let list: Value =
+            serde_json::from_slice(&self.coi(&["list", "--format", "json"]).expect(0).stdout).unwrap();
+        let row = list.as_array().unwrap().iter().find(|row| row["name"] == name.as_str()).unwrap();
+        assert_eq!((&row["status"], &row["watched"]), (&"frozen".into(), &true.into()));
+        assert_eq!(incus::status(&name), "Frozen");
+        let events =
+            fs::read_to_string(incus::cgroups().join(format!("lxc.payload.{name}/cgroup.events"))).unwrap();
+        assert!(events.lines().any(|line| line == "frozen 1"), "{events}");
+        let freeze = (rule.to_owned(), "freeze".to_owned(), "success".to_owned());
+        assert_eq!(actions(&self.audit(&name)), vec![freeze; times]);
+    }
+
+    /// Makes `data/` in the workspace: 100 files of 1 MB each.
+    pub fn bulk(&self) {
+        let data = self.workspace().join("data");
+        fs::create_dir(&data).unwrap();
+        for n in 0..100 {
+            // Of holes, which are read like anything else.
+            fs::File::create(data.join(format!("{n}"))).unwrap().set_len(1_000_000).unwrap();
+        }
     }
 
     /// The workspace on the host.

@@ -87,6 +87,11 @@ impl Running {
         Self { shown: shown.to_owned(), pid, ended }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();
