@@ -306,8 +306,7 @@ pub struct Cgroup {
     pub path_len: u32,
 }
 
-// SAFETY (all of these): repr(C), fields laid out without padding (asserted below), numbers and arrays of
-// numbers only.
+// SAFETY: repr(C), fields laid out without padding (asserted below), numbers and arrays of numbers only.
 unsafe impl Record for Header {}
 // SAFETY: see above.
 unsafe impl Record for Exec {}
@@ -345,12 +344,14 @@ pub struct Scope {
     pub workspace_inode: u64,
     /// The device number of the workspace's file system, as the kernel keeps it.
     pub workspace_device: u32,
-    /// 1 once the container's init runs; always 1 for a plain cgroup.
+    /// 1 while the container's init runs; always 1 for a plain cgroup.
     pub started: u32,
-    /// The level of the PID namespace whose process 1 the container's init is.
-    pub init_level: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The cgroup's depth below the hierarchy's root.
     pub level: u32,
+    /// The PID namespace that the container's init is process 1 of; the kernel's address of it.
+    pub init_namespace: u64,
 }
 
 /// The key of the loss counters.
@@ -388,6 +389,7 @@ pub struct Offsets {
     pub pid_level: u32,
     pub pid_numbers: u32,
     pub upid_size: u32,
+    pub upid_ns: u32,
     pub cred_euid: u32,
     pub files_fdt: u32,
     pub fdt_max_fds: u32,

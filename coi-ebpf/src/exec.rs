@@ -45,11 +45,12 @@ fn exec() -> Option<()> {
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let scope = unsafe { &mut *watched.scope };
     if scope.started == 0
-        && let Some((level, 1)) = task::innermost(task)
-        && level > 0
+        && let Some(innermost) = task::innermost(task)
+        && innermost.number == 1
+        && innermost.level > 0
     {
         // LXC's own set-up ends where the container's process 1 becomes its init.
-        scope.init_level = level;
+        scope.init_namespace = innermost.namespace;
         scope.started = 1;
     }
 

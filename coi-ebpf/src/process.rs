@@ -61,7 +61,10 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     });
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let scope = unsafe { &mut *watched.scope };
-    if scope.init_level > 0 && task::innermost(task) == Some((scope.init_level, 1)) {
+    if let Some(innermost) = task::innermost(task)
+        && innermost.number == 1
+        && innermost.namespace == scope.init_namespace
+    {
         // A reboot from inside may set the container up again in the same cgroup.
         scope.started = 0;
     }

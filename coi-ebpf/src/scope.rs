@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use coi_common::{CGROUP_PATH, Cgroup, FLAG_SETUP, Header, Kind, Scope};
 
-use crate::{ring, task};
+use crate::{kernel, ring, task};
 
 /// The deepest level at which a cgroup may be watched.
 const MAX_LEVEL: u32 = 8;
@@ -43,7 +43,13 @@ impl Watched {
     #[inline(always)]
     pub fn flags(&self) -> u32 {
         // SAFETY: a pointer to a map's value stays valid while the program runs.
-        if unsafe { (*self.scope).started } == 0 { FLAG_SETUP } else { 0 }
+        let scope = unsafe { &*self.scope };
+        // What outlives its init for a moment is the guest's still.
+        let guest = scope.started != 0
+            || scope.init_namespace != 0
+                && task::innermost(kernel::current())
+                    .is_some_and(|innermost| innermost.namespace == scope.init_namespace);
+        if guest { 0 } else { FLAG_SETUP }
     }
 }
 
@@ -164,7 +170,7 @@ fn announce(record: &mut CgroupRecord, kind: Kind, id: u64, level: u32, path_len
     // SAFETY: the helper checks the address itself.
     let read = unsafe { bpf_probe_read_kernel_str_bytes(path, &mut record.path) };
     let path_len = read.map_or(path_len, |bytes| bytes.len() as u32 + 1);
-    record.header = task::header_of(crate::kernel::current(), kind, 0, id);
+    record.header = task::header_of(kernel::current(), kind, 0, id);
     record.body = Cgroup { id, level, path_len };
     // SAFETY: the whole record is initialised.
     unsafe { ring::send(kind, id, (&raw const *record).cast(), size_of::<CgroupRecord>()) };

@@ -34,7 +34,7 @@ pub fn header_of(task: u64, kind: Kind, flags: u32, scope: u64) -> Header {
         flags,
         tgid: read(task + offset!(task_tgid)).unwrap_or(0),
         tid: read(task + offset!(task_pid)).unwrap_or(0),
-        vpid: innermost(leader).map_or(0, |(_, number)| number),
+        vpid: innermost(leader).map_or(0, |innermost| innermost.number),
         parent_tgid: read(parent + offset!(task_tgid)).unwrap_or(0),
         pgid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_PGID)),
         sid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_SID)),
@@ -51,11 +51,22 @@ fn number_of(pid: Option<u64>) -> u32 {
     pid.and_then(|pid| read(pid + offset!(pid_numbers))).unwrap_or(0)
 }
 
-/// The level of a task's own PID namespace, and its number there.
+/// A task's place in its own PID namespace.
+#[derive(Clone, Copy)]
+pub struct Innermost {
+    /// How deep the namespace is below the host's.
+    pub level: u32,
+    /// The task's number in it.
+    pub number: u32,
+    /// The namespace, by its address.
+    pub namespace: u64,
+}
+
+/// A task's place in its own PID namespace.
 #[inline(always)]
-pub fn innermost(task: u64) -> Option<(u32, u32)> {
+pub fn innermost(task: u64) -> Option<Innermost> {
     let pid = pointer(task + offset!(task_thread_pid))?;
     let level: u32 = read(pid + offset!(pid_level))?;
-    let number = read(pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size))?;
-    Some((level, number))
+    let upid = pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
+    Some(Innermost { level, number: read(upid)?, namespace: read(upid + offset!(upid_ns))? })
 }

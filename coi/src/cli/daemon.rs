@@ -28,6 +28,9 @@ pub(super) struct Daemon {
     /// A directory of rules to be added to those that are built in.
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
+    /// A configuration file instead of /etc/coi/config.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -39,7 +42,8 @@ impl Daemon {
             .with_ansi(false)
             .init();
         let ready_fd = self.ready_fd.map(inherited).transpose()?;
-        service::run(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules }).await?;
+        service::run(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules, config: self.config })
+            .await?;
         Ok(Code::OK)
     }
 }

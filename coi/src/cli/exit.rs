@@ -92,6 +92,12 @@ pub enum Failure {
     /// There is no set of rules.
     #[error(transparent)]
     Rules(RuleFilesError),
+    /// Incus has no instance of that name.
+    #[error("there is no container {name}. `incus list` shows those there are")]
+    NoInstance {
+        /// The name.
+        name: String,
+    },
     /// There is no audit log of that name.
     #[error("there is no audit log of {name}: nothing of that name was ever watched here")]
     NoAudit {
@@ -139,7 +145,7 @@ impl Failure {
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }
-            Self::NoAudit { .. } => Code::NOT_FOUND,
+            Self::NoInstance { .. } | Self::NoAudit { .. } => Code::NOT_FOUND,
             Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,
@@ -205,5 +211,48 @@ fn of_monitor(error: &client::Error) -> Code {
             | http::Error::Deadline { .. }
             | http::Error::Protocol { .. },
         ) => Code::MONITOR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::service::api::ApiError;
+
+    fn refused(code: &str) -> client::Error {
+        client::Error::Refused(ApiError { code: code.into(), message: String::new() })
+    }
+
+    #[test]
+    fn bad_input_has_its_code() {
+        let path = std::path::PathBuf::from("/p");
+        let no_socket = || http::Error::NoSocket { path: path.clone() };
+        let denied = http::Error::NotPermitted { path: path.clone() };
+        let hanging =
+            http::Error::Deadline { path: path.clone(), call: "GET /".into(), within: Default::default() };
+        let name = || "x".to_owned();
+        let failures: [(Failure, Code); 11] = [
+            (incus::Error::from(no_socket()).into(), Code::INCUS),
+            (incus::Error::from(denied).into(), Code::INCUS),
+            (incus::Error::from(hanging).into(), Code::INCUS),
+            (launch::Error::NoImage { alias: name(), have: vec![] }.into(), Code::NOT_FOUND),
+            (launch::Error::NoWorkspace { path: path.clone() }.into(), Code::NOT_FOUND),
+            (launch::Error::NoContainer { name: name() }.into(), Code::NOT_FOUND),
+            (client::Error::NotRunning { socket: path.clone(), program: path.clone() }.into(), Code::MONITOR),
+            (client::Error::Start { why: name() }.into(), Code::MONITOR),
+            (refused("not_found").into(), Code::NOT_FOUND),
+            (Failure::Rules(RuleFilesError::Wrong(vec![])), Code::RULE),
+            (launch::Error::Interrupted { signal: 2 }.into(), Code(130)),
+        ];
+        for (failure, code) in failures {
+            assert_eq!(failure.code(), code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_ended_with() {
+        assert_eq!(Code::of_command(7), Code(7));
+        assert_eq!(Code::of_command(256 + 3), Code(3));
+        assert_eq!(Code::of_signal(15), Code(143));
     }
 }

@@ -86,7 +86,10 @@ impl Monitor {
         let daemon = Client::from_env().ensure().await?;
         let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
         let request = WatchRequest { subject, respond: self.respond, workspace: None, ephemeral: false };
-        let watch = daemon.watch(&request).await?;
+        let watch = daemon.watch(&request).await.map_err(|error| match &request.subject {
+            Subject::Container { name } if error.is_not_found() => Failure::NoInstance { name: name.clone() },
+            _ => error.into(),
+        })?;
         if self.detach {
             ui::err(&format!("coi: {} is watched; audit: {}", ui::plain(&watch.name), watch.audit.display()));
             return Ok(Code::OK);

@@ -50,12 +50,15 @@ struct From {
     /// A directory of rules to be added.
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
+    /// A configuration file instead of /etc/coi/config.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl From {
     /// The rules; what is wrong with them is shown in place.
     fn load(&self) -> Result<RuleSet> {
-        rulefiles::load(self.rules.as_deref()).map_err(|error| {
+        rulefiles::load(self.rules.as_deref(), self.config.as_deref()).map_err(|error| {
             if let RuleFilesError::Wrong(errors) = &error {
                 let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode());
                 for error in errors {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::socket::{Connection, WebSocket};
 use super::{Error, Result};
 use crate::http::{self, segment};
 
@@ -412,7 +413,7 @@ impl Client {
     pub(super) async fn websocket(&self, target: &str, what: &str) -> Result<WebSocket> {
         let stream = self.http.connect(QUICK).await?;
         // The host in the address is for the protocol only; the stream is what is talked to.
-        let opened = tokio_tungstenite::client_async(format!("ws://incus{target}"), stream);
+        let opened = tokio_tungstenite::client_async(format!("ws://incus{target}"), Connection(stream));
         match tokio::time::timeout(QUICK, opened).await {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(e)) => Err(Error::Broken { what: what.to_owned(), why: e.to_string() }),
@@ -424,6 +425,3 @@ impl Client {
         }
     }
 }
-
-/// A websocket of Incus.
-pub(super) type WebSocket = tokio_tungstenite::WebSocketStream<tokio::net::UnixStream>;

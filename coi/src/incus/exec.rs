@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::client::{Client, Job, WebSocket};
+use super::client::{Client, Job};
+use super::socket::WebSocket;
 use super::{Error, Result};
 use crate::http::segment;
 

@@ -4,7 +4,8 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::client::{Client, WebSocket};
+use super::client::Client;
+use super::socket::WebSocket;
 use super::{Error, Result};
 
 const WHAT: &str = "report what happens to instances";

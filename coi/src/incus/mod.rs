@@ -8,6 +8,7 @@ mod client;
 mod error;
 mod exec;
 mod lifecycle;
+mod socket;
 
 pub use client::{Client, DEFAULT_SOCKET, Devices, Instance, InstanceState, NewInstance, Server, Status};
 pub use error::{Error, Result};

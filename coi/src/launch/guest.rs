@@ -17,11 +17,19 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// A container is ready when its init has set up the file system: systemd empties /tmp and mounts over it
 /// while it boots, so that what runs too early would lose its files. The job of sysinit.target is what
 /// systemd waits for itself; starting it again waits for the same job. Before systemd has opened its
-/// private socket it cannot be asked; the socket's directory tells when it has.
+/// private socket it cannot be asked. A command that wants the network should find it: where there is an
+/// interface, a default route is waited for, but for no longer than a network without DHCP may cost.
 const PROBE: &str = r#"
 if [ "$(readlink -f /sbin/init)" = /usr/lib/systemd/systemd ] || [ "$(readlink -f /sbin/init)" = /lib/systemd/systemd ]; then
     tries=0
     until systemctl start sysinit.target 2>/dev/null || [ $tries -ge 200 ]; do
+        tries=$((tries + 1)); sleep 0.05
+    done
+fi
+if ls /sys/class/net | grep -qv '^lo$'; then
+    tries=0
+    until grep -qs '^[^[:space:]]*[[:space:]]00000000' /proc/net/route ||
+        grep -s '^0\{32\} 00' /proc/net/ipv6_route | grep -qv ' lo$' || [ $tries -ge 100 ]; do
         tries=$((tries + 1)); sleep 0.05
     done
 fi

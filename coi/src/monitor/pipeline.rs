@@ -26,7 +26,7 @@ use super::{
     cgroup::{Cgroup, level},
     event::{Container, Event, EventKind},
     lineage::{Context, Lineage, uid_map},
-    respond::action_for,
+    respond::{RespondError, action_for},
     rules::{Alert, Engine, RuleSet},
     sensor::{
         BULK_INTERVAL, Sensor, SensorError, boottime,
@@ -52,12 +52,31 @@ pub struct Watched {
     pub workspace: Option<String>,
     /// What the kernel side knows of it.
     pub scope: coi_common::Scope,
-    /// Who looks on: lines of JSON.
-    pub viewers: broadcast::Sender<Arc<str>>,
+    /// Who looks on.
+    pub viewers: broadcast::Sender<Shown>,
     /// Its task.
     pub notes: mpsc::Sender<Note>,
     /// Notes that found no room.
     pub unsaid: AtomicU64,
+}
+
+/// What a viewer is shown. Events become text where the viewer is served, not in the pipeline.
+#[derive(Clone)]
+pub enum Shown {
+    /// An event.
+    Event(Arc<Event>),
+    /// A line of JSON.
+    Line(Arc<str>),
+}
+
+impl Shown {
+    /// As a line of JSON.
+    pub fn into_line(self) -> String {
+        match self {
+            Self::Event(event) => format!("{}\n", serde_json::Value::Object(audit::event(&*event))),
+            Self::Line(line) => line.to_string(),
+        }
+    }
 }
 
 /// What a watch's task is told.
@@ -70,6 +89,24 @@ pub enum Note {
     Gone,
     /// Events were lost.
     Lost(Box<Event>),
+    /// It is watched no longer; there will be nothing more.
+    Over,
+    /// A person wants it thawed, after all that was noted before.
+    Thaw(oneshot::Sender<Result<(), ThawError>>),
+}
+
+/// Why a container is not thawed.
+#[derive(Debug, thiserror::Error)]
+pub enum ThawError {
+    /// Nothing runs in it.
+    #[error("nothing runs in {0}; there is nothing to thaw")]
+    NothingRuns(String),
+    /// The thaw itself failed.
+    #[error(transparent)]
+    Respond(#[from] RespondError),
+    /// There is no monitor any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// An alert, and what is to be done about it.
@@ -191,6 +228,7 @@ struct Scoped {
 
 impl Pipeline {
     fn run(mut self) {
+        hurry();
         let mut losses_due = Instant::now() + LOSS_INTERVAL;
         loop {
             self.wait();
@@ -345,10 +383,10 @@ impl Pipeline {
         for alert in self.alerts.drain(..) {
             scoped.answer(&event, alert);
         }
-        scoped.watched.show(&event);
         if event.kind == EventKind::Loss {
-            scoped.watched.tell(Note::Lost(Box::new(event)));
+            scoped.watched.tell(Note::Lost(Box::new(event.clone())));
         }
+        scoped.watched.show(event);
     }
 }
 
@@ -395,12 +433,21 @@ impl Watched {
         }
     }
 
-    fn show(&self, event: &Event) {
+    fn show(&self, event: Event) {
         if self.viewers.receiver_count() > 0 {
-            let line = serde_json::Value::Object(audit::event(event)).to_string();
             // Nobody there any more is no failure.
-            let _ = self.viewers.send(format!("{line}\n").into());
+            let _ = self.viewers.send(Shown::Event(Arc::new(event)));
         }
+    }
+}
+
+/// Puts this thread before others where processors are scarce: it decides in microseconds, and what it decides
+/// on is worth it.
+fn hurry() {
+    // SAFETY: plain numbers; 0 is the calling thread.
+    let set = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
+    if set != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "the monitor's thread keeps its usual priority");
     }
 }
 

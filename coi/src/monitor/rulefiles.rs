@@ -43,8 +43,9 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-/// The rules in force on this machine, with those of `extra` added.
-pub fn load(extra: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
+/// The rules in force on this machine, with those of the directory `extra` added. `config` stands in for the
+/// system's own configuration file.
+pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
     let mut sources = builtin_sources();
     let system = Path::new(SYSTEM_RULES);
     if system.exists() {
@@ -54,10 +55,11 @@ pub fn load(extra: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
         sources.extend(directory(extra)?);
     }
     let rules = RuleSet::compile(&sources, Zoned::now().date()).map_err(RuleFilesError::Wrong)?;
-    let config = Path::new(SYSTEM_CONFIG);
-    if !config.exists() {
-        return Ok(rules);
-    }
+    let config = match config {
+        Some(config) => config,
+        None if !Path::new(SYSTEM_CONFIG).exists() => return Ok(rules),
+        None => Path::new(SYSTEM_CONFIG),
+    };
     let overrides = Overrides::parse(&read(config)?).map_err(RuleFilesError::Wrong)?;
     rules.with(&overrides).map_err(RuleFilesError::Wrong)
 }

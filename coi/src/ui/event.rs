@@ -35,7 +35,11 @@ fn time(timestamp: &str, zone: &TimeZone) -> String {
 }
 
 fn detail(line: &Line) -> String {
-    let who = plain(&line.process.executable);
+    // Who ran before it was watched has not been seen to run anything.
+    let who = match line.process.executable.as_str() {
+        "" => "?".into(),
+        who => plain(who),
+    };
     let mut text = match (line.event.action.as_str(), line.process.command_line.as_str()) {
         ("exec" | "exec-failed", command) if !command.is_empty() => plain(command).into_owned(),
         _ => who.into_owned(),

@@ -6,6 +6,11 @@ use crate::launch::{MonitorLost, Notices};
 use crate::monitor::service::api::{ActionTaken, Watch};
 use crate::monitor::service::stream::Line;
 
+/// What a terminal needs to be told when the program that drew on it was killed: leave the second screen, show
+/// the cursor, stop reporting the mouse and marking what is pasted, draw plainly.
+const LEAVE_SCREEN: &str =
+    "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m";
+
 /// Says it on standard error.
 #[derive(Clone, Copy, Debug)]
 pub enum Printer {
@@ -41,7 +46,8 @@ impl Notices for Printer {
     }
 
     fn killed(&mut self, watch: &Watch, action: &ActionTaken) {
-        self.say(&kill_line(watch, action));
+        let leave = if matches!(self, Self::OverScreen) { LEAVE_SCREEN } else { "" };
+        self.say(&format!("{leave}{}", kill_line(watch, action)));
     }
 
     fn monitor_lost(&mut self, name: &str, then: MonitorLost) {
@@ -51,12 +57,10 @@ impl Notices for Printer {
 
 fn alert_line(line: &Line) -> String {
     let mut text = format!(
-        "coi: {}: rule {}: {}, process {} (pid {})",
+        "coi: {}: rule {}: {}",
         severity(line.coi.severity),
         plain(&line.rule.id),
-        plain(&line.coi.message),
-        plain(&line.process.executable),
-        line.process.pid
+        what(&line.coi.message, &line.process.executable, line.process.pid)
     );
     if let Some((action, why)) = line.failed() {
         text.push_str(&format!("; could not {} it: {}", verb(action), plain(why)));
@@ -66,13 +70,11 @@ fn alert_line(line: &Line) -> String {
 
 fn freeze_line(watch: &Watch, line: &Line) -> String {
     format!(
-        "coi: froze {name}: rule {} ({}): {}, process {} (pid {}); audit: {}. \
+        "coi: froze {name}: rule {} ({}): {}; audit: {}. \
          Let it go on with `coi unfreeze {name}`",
         plain(&line.rule.id),
         severity(line.coi.severity),
-        plain(&line.coi.message),
-        plain(&line.process.executable),
-        line.process.pid,
+        what(&line.coi.message, &line.process.executable, line.process.pid),
         watch.audit.display(),
         name = plain(&watch.name),
     )
@@ -81,15 +83,22 @@ fn freeze_line(watch: &Watch, line: &Line) -> String {
 /// What is said of a kill.
 pub fn kill_line(watch: &Watch, action: &ActionTaken) -> String {
     format!(
-        "coi: killed {}: rule {} ({}): {}, process {} (pid {}); audit: {}",
+        "coi: killed {}: rule {} ({}): {}; audit: {}",
         plain(&watch.name),
         plain(&action.rule_id),
         severity(Some(action.severity)),
-        plain(&action.message),
-        plain(&action.process_executable),
-        action.process_pid,
+        what(&action.message, &action.process_executable, action.process_pid),
         watch.audit.display()
     )
+}
+
+/// What happened and who did it; most rules' messages name the process themselves.
+fn what(message: &str, executable: &str, pid: u32) -> String {
+    let message = plain(message);
+    if message.contains(&format!("(pid {pid})")) {
+        return message.to_string();
+    }
+    format!("{message}, process {} (pid {pid})", plain(executable))
 }
 
 fn lost_line(name: &str, then: &MonitorLost) -> String {

@@ -35,8 +35,8 @@ pub struct Outcome<'a> {
     pub action: ActionName,
     /// From the event to when all processes stood still, or none was left.
     pub latency: Duration,
-    /// After a kill: from the event to when the container was gone.
-    pub gone: Option<Duration>,
+    /// From the event to when Incus had it frozen, or the container was gone.
+    pub settled: Option<Duration>,
     /// `None` if it worked.
     pub error: Option<&'a str>,
 }
@@ -71,10 +71,12 @@ pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<
     let mut done = json!({
         "name": outcome.action,
         "result": if outcome.error.is_none() { "success" } else { "failure" },
-        "latency_us": microseconds(outcome.latency),
     });
-    if let Some(gone) = outcome.gone {
-        done["gone_us"] = microseconds(gone).into();
+    if outcome.action != ActionName::Log {
+        done["latency_us"] = microseconds(outcome.latency).into();
+    }
+    if let Some(settled) = outcome.settled {
+        done["settled_us"] = microseconds(settled).into();
     }
     if let Some(error) = outcome.error {
         done["error"] = error.into();

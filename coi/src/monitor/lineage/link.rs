@@ -35,24 +35,22 @@ struct Relay {
 impl Lineage {
     /// The links that have come to be by what happened to `key`; each is told once per program.
     pub(super) fn new_links(&mut self, key: ProcessKey, changed: Changed) -> Vec<(ProcessKey, LinkDetail)> {
-        let mut suspects = match changed {
-            Changed::Nothing => return Vec::new(),
-            Changed::Streams | Changed::Connection => vec![key],
-        };
+        if changed == Changed::Nothing {
+            return Vec::new();
+        }
         let Some(node) = self.nodes.get(&key) else { return Vec::new() };
-        let scope = node.scope;
-        let is_pipe = |stream: &Stream| matches!(kind(stream), StreamKind::Pipe | StreamKind::Fifo);
-        if changed == Changed::Connection && (is_pipe(&node.stdio[0]) || is_pipe(&node.stdio[1])) {
-            // It may be a relay for anybody.
+        let (scope, piped) = (node.scope, node.is_piped());
+        let living = || self.living.get(&scope).into_iter().flatten().copied();
+        let mut suspects = vec![key];
+        // Whichever part of a chain of pipes falls into place last may complete it for any other.
+        if piped && living().any(|key| self.nodes.get(&key).is_some_and(Node::may_relay)) {
+            suspects.extend(living());
             self.refresh_inherited(scope);
-            suspects.extend(self.living.get(&scope).into_iter().flatten().copied());
         } else {
-            let children = self.living.get(&scope).into_iter().flatten().copied();
             suspects.extend(
-                children.filter(|child| self.nodes.get(child).is_some_and(|node| node.parent == Some(key))),
+                living().filter(|child| self.nodes.get(child).is_some_and(|node| node.parent == Some(key))),
             );
         }
-        suspects.dedup();
         let mut links = Vec::new();
         for suspect in suspects {
             if self.nodes.get(&suspect).is_none_or(|node| node.linked) {
@@ -121,7 +119,7 @@ impl Lineage {
                 // Only redirections onto sockets are told; it may have moved on to /dev/null, as sshd does.
                 match proc::stdio(at.pid) {
                     Some(now) if now[0].inode != input.inode || now[1].inode != output.inode => {
-                        node.stdio = now
+                        node.stdio = now;
                     }
                     _ => return Some(Relay { key: at, remote: (address(&input.peer), input.peer.port) }),
                 }
@@ -185,6 +183,16 @@ enum Direction {
 }
 
 impl Node {
+    /// Is a pipe among its standard streams, or has it opened a named one?
+    fn is_piped(&self) -> bool {
+        self.far_ends(Direction::Up).chain(self.far_ends(Direction::Down)).next().is_some()
+    }
+
+    /// Could it stand between pipes and a socket?
+    fn may_relay(&self) -> bool {
+        self.connection.is_some() && self.is_piped()
+    }
+
     /// Does it hold the far end of this pipe as a standard stream, or as a named pipe that it opened?
     fn holds(&self, inode: u64, way: Direction) -> bool {
         self.far_ends(way).any(|end| end == inode)

@@ -188,6 +188,7 @@ impl Lineage {
                     && node.fifos.len() < 16
                 {
                     node.fifos.push((open.inode, open.write));
+                    changed = Changed::Streams;
                 }
                 (EventKind::Open, file_detail(open, context))
             }

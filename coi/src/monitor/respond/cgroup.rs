@@ -21,6 +21,11 @@ impl Responder for CgroupResponder {
         Box::pin(kill_cgroup(cgroup))
     }
 
+    /// Nobody else manages it.
+    fn announce(&self) -> Action<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Whoever made the cgroup removes it.
     fn bury(&self) -> Action<'_> {
         Box::pin(async { Ok(()) })

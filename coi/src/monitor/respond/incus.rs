@@ -65,14 +65,11 @@ impl IncusResponder {
 
 impl Responder for IncusResponder {
     fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
-        Box::pin(async move {
-            freeze_cgroup(cgroup).await?;
-            // It stands still; what Incus makes of it is second.
-            if let Err(error) = self.client.freeze(&self.name).await {
-                tracing::warn!(%error, name = self.name, "frozen, but Incus could not be told");
-            }
-            Ok(())
-        })
+        Box::pin(freeze_cgroup(cgroup))
+    }
+
+    fn announce(&self) -> Action<'_> {
+        Box::pin(async move { Ok(self.client.freeze(&self.name).await?) })
     }
 
     fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_> {

@@ -50,6 +50,8 @@ pub trait Responder: Send + Sync {
     fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
     /// Ends all processes; ends when none is left.
     fn kill(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
+    /// After a freeze: ends when whoever manages the container knows of it.
+    fn announce(&self) -> Action<'_>;
     /// After a kill: ends when what held the processes is gone too.
     fn bury(&self) -> Action<'_>;
 }

@@ -203,6 +203,7 @@ impl Btf {
             pid_level: at("pid", "level")?,
             pid_numbers: at("pid", "numbers")?,
             upid_size: self.size("upid")?,
+            upid_ns: at("upid", "ns")?,
             cred_euid: at("cred", "euid")?,
             files_fdt: at("files_struct", "fdt")?,
             fdt_max_fds: at("fdtable", "max_fds")?,

@@ -11,10 +11,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::unistd::{geteuid, setsid};
 use serde::Serialize;
@@ -25,12 +26,15 @@ use tokio::net::unix::pipe;
 
 use super::api::{ApiError, DEFAULT_SOCKET, Status, Watch, WatchRequest};
 use crate::http::{self, Lines, segment};
+use crate::monitor::audit;
 
 /// What a started daemon writes to its `--ready-fd` once it answers. Anything else is why it does not.
 pub const READY: &str = "ready\n";
 
 /// Where a daemon that was started by a client leaves its words.
-const LOG: &str = "/var/log/coi/daemon.log";
+fn log_path() -> PathBuf {
+    audit::directory().join("daemon.log")
+}
 
 /// How long it stays with nothing to watch.
 const IDLE_EXIT: &str = "30s";
@@ -43,6 +47,9 @@ const CHANGE: Duration = Duration::from_secs(30);
 
 /// How long it may take to load its kernel programs and answer.
 const START: Duration = Duration::from_secs(30);
+
+/// How often to look whether a daemon's lock is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How much of the log's end tells why a daemon died.
 const LOG_END: usize = 2000;
@@ -83,7 +90,7 @@ pub enum Error {
         why: String,
     },
     /// The daemon does not answer as it should.
-    #[error("the COI daemon does not answer as it should: {0}. Its log is {LOG}, or `journalctl -u coi`")]
+    #[error("the COI daemon does not answer as it should: {0}. Its log is {log}, or `journalctl -u coi`", log = log_path().display())]
     Unreachable(#[source] http::Error),
     /// The daemon understood and refused.
     #[error("{}", .0.message)]
@@ -129,11 +136,23 @@ impl Client {
         }
         // One starts it, the others wait here and then find it running.
         let _lock = start_lock(self.http.path()).await?;
-        match self.status().await {
-            Err(error) if error.is_absent() => start().await?,
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(self),
+        let deadline = Instant::now() + START;
+        loop {
+            match self.status().await {
+                Ok(_) => return Ok(self),
+                // One that has just ended holds its lock until the kernel has unloaded its programs, and
+                // one that somebody else starts until it answers: neither can be waited for but like this.
+                Err(error) if error.is_absent() && is_locked(self.http.path()) => {
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                Err(error) if error.is_absent() => break,
+                Err(error) => return Err(error),
+            }
         }
+        start().await?;
         self.status().await.map(|_| self)
     }
 
@@ -242,6 +261,12 @@ impl Events {
     }
 }
 
+/// Whether a daemon holds the lock that lies beside its socket.
+fn is_locked(socket: &Path) -> bool {
+    let Ok(file) = File::open(socket.with_extension("lock")) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
 /// Held by who starts a daemon.
 async fn start_lock(socket: &Path) -> Result<Flock<File>> {
     let dir = socket.parent().unwrap_or(Path::new("/")).to_owned();
@@ -261,10 +286,10 @@ async fn start_lock(socket: &Path) -> Result<Flock<File>> {
 async fn start() -> Result<()> {
     let failed = |why: String| Error::Start { why };
     let cannot = |what: &str, e: &dyn std::fmt::Display| failed(format!("{what}: {e}"));
-    let log = open_log().map_err(|e| cannot(LOG, &e))?;
+    let log = open_log().map_err(|e| cannot(&log_path().display().to_string(), &e))?;
     let logged_before = log.metadata().map_or(0, |m| m.len());
     let (reader, writer) = io::pipe().map_err(|e| cannot("a pipe", &e))?;
-    let errors = log.try_clone().map_err(|e| cannot(LOG, &e))?;
+    let errors = log.try_clone().map_err(|e| cannot(&log_path().display().to_string(), &e))?;
     let program = env::current_exe().map_err(|e| cannot("its program", &e))?;
     let mut command = Command::new(&program);
     command
@@ -297,26 +322,25 @@ async fn start() -> Result<()> {
         Ok(Ok(_)) => Err(failed(answer.trim().to_owned())),
         Ok(Err(e)) => Err(cannot("reading its answer", &e)),
         Err(_) => Err(failed(format!(
-            "process {pid} is not ready after {} s and goes on trying; its log is {LOG}",
-            START.as_secs()
+            "process {pid} is not ready after {} s and goes on trying; its log is {}",
+            START.as_secs(),
+            log_path().display()
         ))),
     }
 }
 
 fn open_log() -> io::Result<File> {
-    if let Some(dir) = Path::new(LOG).parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    }
-    OpenOptions::new().create(true).append(true).mode(0o640).open(LOG)
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(audit::directory())?;
+    OpenOptions::new().create(true).append(true).mode(0o640).open(log_path())
 }
 
 /// Why a daemon died that did not say so to its starter.
 fn last_words(since: u64) -> String {
-    let log = fs::read(LOG).unwrap_or_default();
+    let log = fs::read(log_path()).unwrap_or_default();
     let new = log.get(usize::try_from(since).unwrap_or(0)..).unwrap_or_default();
     let end = String::from_utf8_lossy(&new[new.len().saturating_sub(LOG_END)..]);
     match end.trim() {
-        "" => format!("it ended without a word; its log is {LOG}"),
+        "" => format!("it ended without a word; its log is {}", log_path().display()),
         words => words.to_owned(),
     }
 }

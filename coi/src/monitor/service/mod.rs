@@ -21,4 +21,6 @@ pub struct Options {
     pub ready_fd: Option<OwnedFd>,
     /// A directory of rules to be added to those that are built in.
     pub rules: Option<PathBuf>,
+    /// A configuration file instead of the system's own.
+    pub config: Option<PathBuf>,
 }

@@ -34,7 +34,7 @@ use nix::{
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
-    sync::{Notify, broadcast, mpsc},
+    sync::{Notify, broadcast, mpsc, oneshot},
 };
 use tokio_stream::{
     StreamExt as _,
@@ -53,7 +53,7 @@ use crate::{
         audit::{self, Log, LogError},
         cgroup::{self, Cgroup, CgroupError},
         event::Container,
-        pipeline::{self, Watched},
+        pipeline::{self, Note, ThawError, Watched},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
         sensor::{Sensor, SensorError},
@@ -70,6 +70,8 @@ const VIEWER_LINES: usize = 8192;
 const NOTES: usize = 8192;
 /// The deepest level at which the kernel side looks for watched cgroups.
 const MAX_LEVEL: u32 = 8;
+/// How long an ending daemon may take: the kernel lets go of some twenty programs one by one.
+const ENDING: Duration = Duration::from_secs(15);
 /// How long a watch that is over is still told of.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
@@ -118,7 +120,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
             let _ = ready.write_all(words.as_bytes());
         }
     };
-    let started = start(options.rules.as_deref()).await;
+    let started = start(options.rules.as_deref(), options.config.as_deref()).await;
     match &started {
         Ok(_) => say(READY),
         Err(error) => say(&format!("{error}\n")),
@@ -149,7 +151,7 @@ fn socket() -> PathBuf {
     std::env::var_os("COI_SOCKET").map_or_else(|| super::api::DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-async fn start(rules: Option<&Path>) -> Result<Started, ServerError> {
+async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, ServerError> {
     if !Uid::effective().is_root() {
         return Err(ServerError::NotRoot);
     }
@@ -158,9 +160,8 @@ async fn start(rules: Option<&Path>) -> Result<Started, ServerError> {
     let directory = socket.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed)?;
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ServerError::Running { socket: socket.clone() })?;
-    let rules = Arc::new(rulefiles::load(rules)?);
+    let lock = take_lock(lock, &socket).await?;
+    let rules = Arc::new(rulefiles::load(rules, config)?);
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = rules.rules().iter().filter(|rule| rule.enabled).count();
@@ -183,6 +184,21 @@ async fn start(rules: Option<&Path>) -> Result<Started, ServerError> {
     });
     tracing::info!(socket = %socket.display(), rules = count, "ready");
     Ok(Started { service, listener, thread, lock })
+}
+
+/// Waits for a daemon that is just ending; one that answers is left alone.
+async fn take_lock(mut file: fs::File, socket: &Path) -> Result<Flock<fs::File>, ServerError> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, _)) => file,
+        };
+        if Instant::now() > deadline || std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            return Err(ServerError::Running { socket: socket.to_owned() });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn serve(
@@ -334,7 +350,7 @@ impl Service {
         self.watches().insert(found.name, entry);
         self.changed.notify_waiters();
         let (ended, mut over) = mpsc::channel(1);
-        tokio::spawn(Arc::clone(&watching).serve(inbox, ended));
+        tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended));
         let service = Arc::clone(self);
         tokio::spawn(async move {
             if let Some(watching) = over.recv().await
@@ -388,6 +404,8 @@ impl Service {
             watching.enter(WatchState::Gone, "watched no longer", &[]).await;
         }
         self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
+        // It has ended already if this is the second time.
+        let _ = watching.watched.notes.send(Note::Over).await;
         if let Some(entry) = self.watches().get_mut(&watching.watched.container.name)
             && Arc::ptr_eq(&entry.watching, watching)
         {
@@ -582,16 +600,10 @@ async fn unfreeze(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
     let watching = service.find(&name)?;
-    let Some(cgroup) = watching.cgroup() else {
-        return Err(Refusal::new(
-            StatusCode::CONFLICT,
-            "bad_request",
-            format!("nothing runs in {name}; there is nothing to thaw"),
-        ));
-    };
-    service.pipeline.rearm(Arc::clone(&watching.watched)).await?;
-    watching.responder.thaw(cgroup).await?;
-    watching.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+    let (reply, thawed) = oneshot::channel();
+    // By way of its task, so that it comes after every freeze that was decided before.
+    watching.watched.notes.send(Note::Thaw(reply)).await.map_err(|_| pipeline::Ended)?;
+    thawed.await.map_err(|_| pipeline::Ended)??;
     Ok(Json(watching.describe()))
 }
 
@@ -609,22 +621,22 @@ async fn events(
     let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
     let state = |why: &str| {
         let record = audit::state(&watching.watched.container, watching.state(), why, &[]);
-        Arc::<str>::from(format!("{}\n", serde_json::Value::Object(record)))
+        format!("{}\n", serde_json::Value::Object(record))
     };
     let first = tokio_stream::once(state("you see what happens from now on"));
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);
     let rest = lines.map(move |line| match line {
-        Ok(line) => line,
+        Ok(shown) => shown.into_line(),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             let why = format!(
                 "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
             );
             let record = audit::state(&container, now.state(), &why, &[]);
-            format!("{}\n", serde_json::Value::Object(record)).into()
+            format!("{}\n", serde_json::Value::Object(record))
         }
     });
-    let body = first.chain(rest).map(|line| Ok::<_, io::Error>(line.to_string()));
+    let body = first.chain(rest).map(Ok::<_, io::Error>);
     Ok(([("content-type", "application/x-ndjson")], Body::from_stream(body)).into_response())
 }
 
@@ -684,6 +696,16 @@ impl From<RespondError> for Refusal {
         match error {
             RespondError::Incus(error) => error.into(),
             error => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ThawError> for Refusal {
+    fn from(error: ThawError) -> Self {
+        match error {
+            ThawError::NothingRuns(_) => Self::new(StatusCode::CONFLICT, "bad_request", error.to_string()),
+            ThawError::Respond(error) => error.into(),
+            ThawError::Ended(error) => error.into(),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Note, Watched},
+    pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
     respond::{RespondError, Responder},
     sensor::boottime,
 };
@@ -100,7 +100,7 @@ impl Watching {
     }
 
     /// The cgroup that runs now.
-    pub(super) fn cgroup(&self) -> Option<Arc<Cgroup>> {
+    fn cgroup(&self) -> Option<Arc<Cgroup>> {
         self.now().cgroup.clone()
     }
 
@@ -139,12 +139,13 @@ impl Watching {
             }
         };
         // Nobody there is no failure.
-        let _ = self.watched.viewers.send(line.into());
+        let _ = self.watched.viewers.send(Shown::Line(line.into()));
     }
 
-    /// Carries out what the pipeline decided, until the pipeline has no more use for it.
+    /// Carries out what the pipeline decided, until it is over.
     pub(super) async fn serve(
         self: Arc<Self>,
+        pipeline: Handle,
         mut notes: mpsc::Receiver<Note>,
         ended: mpsc::Sender<Arc<Self>>,
     ) {
@@ -170,6 +171,11 @@ impl Watching {
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
                 }
+                Note::Over => return,
+                Note::Thaw(reply) => {
+                    // Who asked may have gone away; it is thawed all the same.
+                    let _ = reply.send(self.thaw(&pipeline).await);
+                }
                 Note::Lost(event) => {
                     if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {
                         self.lost.fetch_add(count.unsigned_abs(), Ordering::Relaxed);
@@ -186,6 +192,18 @@ impl Watching {
         }
     }
 
+    /// Lets it go on, armed again: what happened so far is over before it does.
+    async fn thaw(self: &Arc<Self>, pipeline: &Handle) -> Result<(), ThawError> {
+        let _acting = self.acting.lock().await;
+        let Some(cgroup) = self.cgroup() else {
+            return Err(ThawError::NothingRuns(self.watched.container.name.clone()));
+        };
+        pipeline.rearm(Arc::clone(&self.watched)).await?;
+        self.responder.thaw(cgroup).await?;
+        self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+        Ok(())
+    }
+
     async fn act(self: &Arc<Self>, decision: Decision) {
         let Decision { event, alert, action, cgroup } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
@@ -200,11 +218,21 @@ impl Watching {
             (_, None) => Ok(()),
         };
         let latency = since();
-        let mut gone = None;
-        if action == ActionName::Kill {
-            // Incus's kill ends what the kernel's could not.
-            done = self.responder.bury().await.or(done);
-            gone = Some(since());
+        let mut settled = None;
+        match action {
+            ActionName::Log => {}
+            ActionName::Freeze => match self.responder.announce().await {
+                Ok(()) => settled = Some(since()),
+                // It stands still; what Incus makes of it is second.
+                Err(error) => {
+                    tracing::warn!(%error, name = self.watched.container.name, "frozen, but Incus could not be told");
+                }
+            },
+            ActionName::Kill => {
+                // Incus's kill ends what the kernel's could not.
+                done = self.responder.bury().await.or(done);
+                settled = Some(since());
+            }
         }
         let error = done.err().map(|error: RespondError| error.to_string());
         if action != ActionName::Log {
@@ -230,7 +258,11 @@ impl Watching {
             }
         }
         self.record(
-            audit::alert(&event, &alert, &audit::Outcome { action, latency, gone, error: error.as_deref() }),
+            audit::alert(
+                &event,
+                &alert,
+                &audit::Outcome { action, latency, settled, error: error.as_deref() },
+            ),
             true,
         )
         .await;
