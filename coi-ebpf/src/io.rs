@@ -13,7 +13,7 @@ use aya_ebpf::{
 use coi_common::{Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
-    kernel::{argument0, current, offset, pointer, read},
+    kernel::{argument0, argument1, current, offset, pointer, read},
     open::result,
     path, ring,
     scope::{self, Watched},
@@ -50,16 +50,23 @@ struct SumRecord {
     body: Sum,
 }
 
-/// After read(2), pread64(2), readv(2) and preadv(2). Costs, watched: 100 to 200 ns; else the scope's
-/// look-up. Linux 5.15 on.
+/// After read(2) and its kin, and after splice(2) and copy_file_range(2): the file is the first argument.
+/// Costs, watched: 100 to 200 ns; else the scope's look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_read(ctx: TracePointContext) -> u32 {
-    let _ = was_read(&ctx);
+    let _ = was_read(&ctx, argument0);
+    0
+}
+
+/// After sendfile(2), whose source is the second argument. As [`exit_read`].
+#[tracepoint]
+pub fn exit_sendfile(ctx: TracePointContext) -> u32 {
+    let _ = was_read(&ctx, argument1);
     0
 }
 
 #[inline(always)]
-fn was_read(ctx: &TracePointContext) -> Option<()> {
+fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
     let watched = scope::watched()?;
     let bytes = result(ctx).filter(|bytes| *bytes > 0)? as u64;
     // SAFETY: a pointer to a map's value stays valid while the program runs.
@@ -67,7 +74,7 @@ fn was_read(ctx: &TracePointContext) -> Option<()> {
     if scope.workspace_inode == 0 {
         return None;
     }
-    let file = stream::file(argument0())?;
+    let file = stream::file(fd())?;
     let inode = pointer(file + offset!(file_inode))?;
     if !stream::is_regular(inode) {
         return None;
@@ -79,12 +86,12 @@ fn was_read(ctx: &TracePointContext) -> Option<()> {
         generation: read(inode + offset!(inode_generation)).unwrap_or(0),
     };
     // SAFETY: the value is a number; a torn read of it is not possible.
-    let known = unsafe { FILES.get(&key) }.copied();
+    let known = unsafe { FILES.get(key) }.copied();
     let in_workspace = match known {
         Some(known) => known != 0,
         None => {
             let found = path::in_workspace(file, &scope);
-            let _ = FILES.insert(&key, &u32::from(found), 0);
+            let _ = FILES.insert(key, u32::from(found), 0);
             found
         }
     };
@@ -128,10 +135,10 @@ pub fn flush(watched: &Watched) {
 
 #[inline(always)]
 fn flush_one(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, tid: u32) {
-    if let Some(sum) = sums.get_ptr(&tid) {
+    if let Some(sum) = sums.get_ptr(tid) {
         // SAFETY: only this thread's own calls change its sum.
         let bytes = unsafe { *sum };
-        let _ = sums.remove(&tid);
+        let _ = sums.remove(tid);
         if bytes > 0 {
             tell(watched, kind, bytes);
         }
@@ -141,7 +148,7 @@ fn flush_one(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, tid: u32) 
 #[inline(always)]
 fn add(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, bytes: u64, step: u64) {
     let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
-    let told = match sums.get_ptr_mut(&tid) {
+    let told = match sums.get_ptr_mut(tid) {
         Some(sum) => {
             // SAFETY: only this thread's own calls change its sum.
             let total = unsafe { *sum } + bytes;
@@ -151,7 +158,7 @@ fn add(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, bytes: u64, step
             told
         }
         // No room for another thread's sum: tell at once rather than lose it.
-        None if bytes >= step || sums.insert(&tid, &bytes, 0).is_err() => bytes,
+        None if bytes >= step || sums.insert(tid, bytes, 0).is_err() => bytes,
         None => 0,
     };
     if told > 0 {

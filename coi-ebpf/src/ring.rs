@@ -63,11 +63,11 @@ pub fn send_in_place<T: Copy + 'static>(kind: Kind, scope: u64, fill: impl FnOnc
 #[inline(always)]
 fn lose(kind: Kind, scope: u64) {
     let key = LossKey { scope, kind: kind as u32, reserved: 0 };
-    match LOST.get_ptr_mut(&key) {
+    match LOST.get_ptr_mut(key) {
         // SAFETY: a per-CPU value, and programs do not move between CPUs.
         Some(count) => unsafe { *count += 1 },
         None => {
-            let _ = LOST.insert(&key, &1, 0);
+            let _ = LOST.insert(key, 1, 0);
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn watched() -> Option<Watched> {
         }
         // SAFETY: the helper takes any number and gives 0 where there is no such ancestor.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if let Some(scope) = SCOPES.get_ptr_mut(&id) {
+        if let Some(scope) = SCOPES.get_ptr_mut(id) {
             return Some(Watched { id, scope });
         }
     }
@@ -130,9 +130,9 @@ fn made(ctx: &TracePointContext) -> Option<()> {
     let path_len = read.len() as u32 + 1;
 
     // SAFETY: a pointer to a map's value stays valid while the program runs.
-    let mut scope = unsafe { *EXPECTED.get_ptr(&record.path)? };
+    let mut scope = unsafe { *EXPECTED.get_ptr(record.path)? };
     scope.level = fields.level;
-    SCOPES.insert(&fields.id, &scope, 0).ok()?;
+    SCOPES.insert(fields.id, scope, 0).ok()?;
     if let Some(levels) = LEVELS.get_ptr_mut(0) {
         // SAFETY: as above; two cgroups made at once at two levels could lose one bit; user space sets the
         // bits of all levels at which it expects a cgroup beforehand.
@@ -155,8 +155,8 @@ fn removed(ctx: &TracePointContext) -> Option<()> {
     if fields.root != 0 {
         return None;
     }
-    SCOPES.get_ptr(&fields.id)?;
-    let _ = SCOPES.remove(&fields.id);
+    SCOPES.get_ptr(fields.id)?;
+    let _ = SCOPES.remove(fields.id);
     let record = PATHS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };

@@ -5,7 +5,7 @@ use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
 use super::{Error, Guest, Result, Signals, State, Workspace};
 use crate::incus::{self, Instance, Status};
-use crate::monitor::service::api::Subject;
+use crate::monitor::service::api::{Subject, WatchState};
 use crate::monitor::service::client;
 
 /// A container that runs and is watched.
@@ -137,6 +137,12 @@ async fn create(
 
 /// Stops and deletes a container if it still is the one with this uuid; that it is gone already is fine.
 pub async fn remove(incus: &incus::Client, name: &str, uuid: Option<&str>) -> Result<()> {
+    // Incus thaws what it stops, and a frozen attack would run on for a moment: the daemon ends it as it stands.
+    let daemon = client::Client::from_env();
+    if daemon.get(name).await.is_ok_and(|watch| watch.state == WatchState::Frozen) {
+        // Where it cannot, Incus is still asked below.
+        let _ = daemon.kill(name).await;
+    }
     let left = |error: incus::Error| Error::Left { name: name.to_owned(), why: error.to_string() };
     // Incus may be at work on it, because it was killed or because it stopped by itself: then the first
     // attempt fails, and has waited for that work.

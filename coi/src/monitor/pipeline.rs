@@ -91,17 +91,26 @@ pub enum Note {
     Lost(Box<Event>),
     /// It is watched no longer; there will be nothing more.
     Over,
-    /// A person wants it thawed, after all that was noted before.
-    Thaw(oneshot::Sender<Result<(), ThawError>>),
+    /// A person wants something done, after all that was noted before.
+    Order(Order, oneshot::Sender<Result<(), OrderError>>),
 }
 
-/// Why a container is not thawed.
+/// What a person can want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Let it go on, armed again.
+    Thaw,
+    /// End it as it stands: a frozen container must not run on for a moment first.
+    Kill,
+}
+
+/// Why an order is not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum ThawError {
+pub enum OrderError {
     /// Nothing runs in it.
-    #[error("nothing runs in {0}; there is nothing to thaw")]
+    #[error("nothing runs in {0}; there is nothing to thaw or kill")]
     NothingRuns(String),
-    /// The thaw itself failed.
+    /// It was tried and failed.
     #[error(transparent)]
     Respond(#[from] RespondError),
     /// There is no monitor any more.
@@ -126,6 +135,7 @@ enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Drop(u64),
     Stop,
 }
 
@@ -170,6 +180,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Rearm(watched, reply))?;
         answer.await.map_err(|_| Ended)
+    }
+
+    /// Watches one cgroup no longer: it has turned out to be somebody else's.
+    pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
+        self.send(Command::Drop(id))
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -257,6 +272,12 @@ impl Pipeline {
                         self.rearm(&watched);
                         let _ = reply.send(());
                     }
+                    Command::Drop(id) => {
+                        if let Err(error) = self.sensor.unwatch(id) {
+                            tracing::error!(%error, id, "a cgroup that is not to be watched still is");
+                        }
+                        self.ended(id);
+                    }
                     Command::Stop => return,
                 }
             }
@@ -278,8 +299,12 @@ impl Pipeline {
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
         for path in paths(&watched.path) {
-            self.sensor.expect(&path, watched.scope)?;
-            self.expected.insert(path, Arc::clone(watched));
+            // Another container may really have the name that this one's cgroup would get after an unclean end.
+            let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
+            if path == watched.path || !taken {
+                self.sensor.expect(&path, watched.scope)?;
+                self.expected.insert(path, Arc::clone(watched));
+            }
         }
         if let Some(cgroup) = existing {
             let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope };

@@ -1,14 +1,18 @@
 //! Acting on a plain cgroup.
 
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use super::{Action, Cgroup, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+use super::{Action, Cgroup, Owner, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
 
 /// Acts through the cgroup's own files and nothing else.
 #[derive(Debug)]
 pub struct CgroupResponder;
 
 impl Responder for CgroupResponder {
+    fn owner<'a>(&'a self, _cgroup: &'a Cgroup) -> Pin<Box<dyn Future<Output = Owner> + Send + 'a>> {
+        Box::pin(async { Owner::Same })
+    }
+
     fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
         Box::pin(freeze_cgroup(cgroup))
     }

@@ -3,15 +3,18 @@
 //! A container whose cgroup is frozen and that Incus thinks is running makes `incus exec` hang, so Incus is told
 //! even though nothing runs any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Action, Cgroup, RespondError, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+use super::{Action, Cgroup, Owner, RespondError, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
 use crate::incus::{Client, Error, Status};
 
 /// How long Incus may take to clean up after a killed container; it takes about a second.
 const GONE_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is asked meanwhile.
 const GONE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What LXC puts before a container's name to name its cgroup.
+const PAYLOAD: &str = "/lxc.payload.";
 
 /// Acts on one container.
 pub struct IncusResponder {
@@ -64,6 +67,19 @@ impl IncusResponder {
 }
 
 impl Responder for IncusResponder {
+    fn owner<'a>(&'a self, cgroup: &'a Cgroup) -> Pin<Box<dyn Future<Output = Owner> + Send + 'a>> {
+        Box::pin(async move {
+            let named = cgroup.path().strip_prefix(PAYLOAD).unwrap_or(&self.name);
+            if named != self.name && self.client.instance(named).await.is_ok() {
+                return Owner::Another;
+            }
+            match self.client.instance(&self.name).await {
+                Ok(instance) if instance.uuid() != Some(&self.uuid) => Owner::Successor,
+                _ => Owner::Same,
+            }
+        })
+    }
+
     fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
         Box::pin(freeze_cgroup(cgroup))
     }

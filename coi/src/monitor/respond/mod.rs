@@ -42,8 +42,22 @@ pub enum RespondError {
 /// An action on its way.
 pub type Action<'a> = Pin<Box<dyn Future<Output = Result<(), RespondError>> + Send + 'a>>;
 
+/// Whose a cgroup is that was made under an expected name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The watched container's.
+    Same,
+    /// Another container's, whose name only looks as if.
+    Another,
+    /// A new container's that has the watched one's name; that one is gone.
+    Successor,
+}
+
 /// Acts on a container, or on a plain cgroup.
 pub trait Responder: Send + Sync {
+    /// Whose is this cgroup? Names prove nothing. Where nobody can tell, it is the watched one's: better to
+    /// watch one too many.
+    fn owner<'a>(&'a self, cgroup: &'a Cgroup) -> Pin<Box<dyn Future<Output = Owner> + Send + 'a>>;
     /// Stops all processes of the cgroup; ends when they stand still. It may have been frozen already.
     fn freeze(&self, cgroup: Arc<Cgroup>) -> Action<'_>;
     /// Lets them go on.

@@ -55,6 +55,11 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     optional("exit_open", syscall("sys_exit_creat"), "files made with creat(2)"),
     optional("exit_read", syscall("sys_exit_pread64"), "bytes read with pread(2)"),
     optional("exit_read", syscall("sys_exit_readv"), "bytes read with readv(2)"),
+    optional("exit_read", syscall("sys_exit_preadv"), "bytes read with preadv(2)"),
+    optional("exit_read", syscall("sys_exit_preadv2"), "bytes read with preadv2(2)"),
+    optional("exit_read", syscall("sys_exit_splice"), "bytes read with splice(2)"),
+    optional("exit_read", syscall("sys_exit_copy_file_range"), "bytes read with copy_file_range(2)"),
+    optional("exit_sendfile", syscall("sys_exit_sendfile64"), "bytes read with sendfile(2)"),
     optional("exit_accept", syscall("sys_exit_accept"), "connections accepted with accept(2)"),
     optional("exit_accept", syscall("sys_exit_accept4"), "connections accepted with accept4(2)"),
     optional("exit_dup", syscall("sys_exit_dup"), "standard streams redirected with dup(2)"),
@@ -74,8 +79,8 @@ const KNOWN_HOLES: &[(&str, &str)] = &[
         "these entries pass no system call tracepoint; execs and TCP connections by them are seen",
     ),
     (
-        "bytes read by mmap, sendfile, splice, copy_file_range or preadv2",
-        "only read, pread and readv are summed; the opening of the file is seen",
+        "bytes read by mmap",
+        "a page fault passes no tracepoint that says which file; the opening of the file is seen",
     ),
     ("UDP without connect(2)", "only the bytes sent are counted, not where to"),
     (

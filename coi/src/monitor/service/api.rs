@@ -8,6 +8,7 @@
 //! | `GET /v1/watches/{name}` | | [`Watch`], also for some minutes after its end |
 //! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
 //! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`] |
+//! | `POST /v1/watches/{name}/kill` | | [`Watch`], once gone |
 //! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
 //!
 //! A failure is an [`ApiError`] with a status of 400 or above.

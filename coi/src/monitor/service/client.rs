@@ -187,6 +187,11 @@ impl Client {
         self.call(Method::POST, &format!("{}/unfreeze", watch_path(name)), NOTHING, CHANGE).await
     }
 
+    /// Ends what is watched as it stands, frozen or not.
+    pub async fn kill(&self, name: &str) -> Result<Watch> {
+        self.call(Method::POST, &format!("{}/kill", watch_path(name)), NOTHING, CHANGE).await
+    }
+
     /// What the watch of this name sees, from now on.
     pub async fn events(&self, name: &str) -> Result<Events> {
         let target = format!("/v1/events?watch={}", segment(name));

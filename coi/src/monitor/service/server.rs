@@ -53,7 +53,7 @@ use crate::{
         audit::{self, Log, LogError},
         cgroup::{self, Cgroup, CgroupError},
         event::Container,
-        pipeline::{self, Note, ThawError, Watched},
+        pipeline::{self, Note, Order, OrderError, Watched},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
         sensor::{Sensor, SensorError},
@@ -220,6 +220,7 @@ async fn serve(
         .route("/v1/watches", get(list).post(watch))
         .route("/v1/watches/{name}", get(one).delete(forget))
         .route("/v1/watches/{name}/unfreeze", post(unfreeze))
+        .route("/v1/watches/{name}/kill", post(kill))
         .route("/v1/events", get(events))
         .fallback(|| async {
             Refusal::not_found("there is no such call; see the documentation of /v1".into())
@@ -374,8 +375,8 @@ impl Service {
             && let Some(running) = payload(pid)
         {
             existing = Some(Arc::new(Cgroup::open(&running)?));
-            path = running.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-').to_owned();
-            if path.rsplit('.').next() != Some(name) {
+            // After an unclean end it has a number behind its name; at the next start it may have none.
+            if !running.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
                 path = running;
             }
         }
@@ -396,6 +397,15 @@ impl Service {
             responder: Box::new(IncusResponder::new(self.incus.clone(), name, id)),
             ephemeral: request.ephemeral || instance.ephemeral,
         })
+    }
+
+    /// Has a watch's task do what a person wants: in order, so after every freeze that was decided before.
+    async fn order(&self, name: &str, order: Order) -> Result<Watch, Refusal> {
+        let watching = self.find(name)?;
+        let (reply, done) = oneshot::channel();
+        watching.watched.notes.send(Note::Order(order, reply)).await.map_err(|_| pipeline::Ended)?;
+        done.await.map_err(|_| pipeline::Ended)??;
+        Ok(watching.describe())
     }
 
     /// Watches no longer.
@@ -599,12 +609,14 @@ async fn unfreeze(
     State(service): State<Arc<Service>>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
-    let watching = service.find(&name)?;
-    let (reply, thawed) = oneshot::channel();
-    // By way of its task, so that it comes after every freeze that was decided before.
-    watching.watched.notes.send(Note::Thaw(reply)).await.map_err(|_| pipeline::Ended)?;
-    thawed.await.map_err(|_| pipeline::Ended)??;
-    Ok(Json(watching.describe()))
+    service.order(&name, Order::Thaw).await.map(Json)
+}
+
+async fn kill(
+    State(service): State<Arc<Service>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    service.order(&name, Order::Kill).await.map(Json)
 }
 
 #[derive(Deserialize)]
@@ -700,12 +712,12 @@ impl From<RespondError> for Refusal {
     }
 }
 
-impl From<ThawError> for Refusal {
-    fn from(error: ThawError) -> Self {
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
         match error {
-            ThawError::NothingRuns(_) => Self::new(StatusCode::CONFLICT, "bad_request", error.to_string()),
-            ThawError::Respond(error) => error.into(),
-            ThawError::Ended(error) => error.into(),
+            OrderError::NothingRuns(_) => Self::new(StatusCode::CONFLICT, "bad_request", error.to_string()),
+            OrderError::Respond(error) => error.into(),
+            OrderError::Ended(error) => error.into(),
         }
     }
 }

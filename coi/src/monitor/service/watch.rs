@@ -19,8 +19,8 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, Shown, ThawError, Watched},
-    respond::{RespondError, Responder},
+    pipeline::{Decision, Handle, Note, Order, OrderError, Shown, Watched},
+    respond::{Owner, RespondError, Responder},
     sensor::boottime,
 };
 
@@ -153,16 +153,14 @@ impl Watching {
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
-                    self.now().cgroup = Some(cgroup);
+                    self.now().cgroup = Some(Arc::clone(&cgroup));
+                    // Incus may take its time; what the watch decides does not wait for it.
+                    tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
                     self.enter(WatchState::Running, "its cgroup was made", &[]).await;
                 }
                 Note::Gone => {
-                    let killed = {
-                        let mut now = self.now();
-                        now.cgroup = None;
-                        now.state == WatchState::Killed
-                    };
-                    if !killed {
+                    self.now().cgroup = None;
+                    if !self.is_over() {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
                         self.enter(state, "its cgroup was removed", &[]).await;
                     }
@@ -172,9 +170,9 @@ impl Watching {
                     }
                 }
                 Note::Over => return,
-                Note::Thaw(reply) => {
-                    // Who asked may have gone away; it is thawed all the same.
-                    let _ = reply.send(self.thaw(&pipeline).await);
+                Note::Order(order, reply) => {
+                    // Who asked may have gone away; it is done all the same.
+                    let _ = reply.send(self.obey(order, &pipeline).await);
                 }
                 Note::Lost(event) => {
                     if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {
@@ -192,15 +190,50 @@ impl Watching {
         }
     }
 
-    /// Lets it go on, armed again: what happened so far is over before it does.
-    async fn thaw(self: &Arc<Self>, pipeline: &Handle) -> Result<(), ThawError> {
+    /// Makes sure that a cgroup is the watched container's own.
+    async fn verify(self: Arc<Self>, pipeline: Handle, cgroup: Arc<Cgroup>, ended: mpsc::Sender<Arc<Self>>) {
+        let name = &self.watched.container.name;
+        match self.responder.owner(&cgroup).await {
+            Owner::Same => {}
+            Owner::Another => {
+                if let Err(error) = pipeline.drop_cgroup(cgroup.id()) {
+                    tracing::error!(%error, name, "another container's cgroup may still be watched");
+                }
+                let mine = {
+                    let mut now = self.now();
+                    now.cgroup.take_if(|now| now.id() == cgroup.id()).is_some()
+                };
+                if mine {
+                    let why = format!("{} is another container's", cgroup.path());
+                    self.enter(WatchState::Armed, &why, &[]).await;
+                }
+            }
+            Owner::Successor => {
+                self.enter(WatchState::Gone, "another container has its name now", &[]).await;
+                // Nobody there means the daemon is ending.
+                let _ = ended.send(Arc::clone(&self)).await;
+            }
+        }
+    }
+
+    async fn obey(self: &Arc<Self>, order: Order, pipeline: &Handle) -> Result<(), OrderError> {
         let _acting = self.acting.lock().await;
         let Some(cgroup) = self.cgroup() else {
-            return Err(ThawError::NothingRuns(self.watched.container.name.clone()));
+            return Err(OrderError::NothingRuns(self.watched.container.name.clone()));
         };
-        pipeline.rearm(Arc::clone(&self.watched)).await?;
-        self.responder.thaw(cgroup).await?;
-        self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+        match order {
+            Order::Thaw => {
+                // What happened so far is over before it goes on.
+                pipeline.rearm(Arc::clone(&self.watched)).await?;
+                self.responder.thaw(cgroup).await?;
+                self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+            }
+            Order::Kill => {
+                let killed = self.responder.kill(cgroup).await;
+                self.responder.bury().await.or(killed)?;
+                self.enter(WatchState::Gone, "killed by a person", &[]).await;
+            }
+        }
         Ok(())
     }
 
