@@ -6,8 +6,6 @@ use coi_tests::attacker::{fill, serve, swallow};
 use coi_tests::incus::{self, bridge};
 use coi_tests::{Coi, DEFAULT, Gate, Running, Viewer, actions, fired};
 
-const ONLINE: &str = "/lib/systemd/systemd-networkd-wait-online --any --timeout=60";
-
 #[test]
 fn a_sweep_warns_and_goes_on() {
     let coi = Coi::new();
@@ -43,9 +41,8 @@ fn a_sweep_that_is_sent_freezes_and_so_does_the_next_one() {
     coi.bulk();
     let place = serve(bridge(), swallow);
     let (first, second) = (Gate::new(&coi, "first"), Gate::new(&coi, "second"));
-    let script =
-        format!("{ONLINE}; for gate in first second; do read x <$gate; tar c data | nc -N HOST PORT; done");
-    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &fill(place, &script)]);
+    let script = "for gate in first second; do read x <$gate; tar c data | nc -N HOST PORT; done";
+    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &fill(place, script)]);
     let first = first.reached();
     let viewer = Viewer::attach(&coi, &name);
     first.open();

@@ -4,18 +4,15 @@
 use coi_tests::incus::{Foreign, exec};
 use coi_tests::{Attacker, Coi, DEFAULT, Shared, end};
 
-/// Runs in front of every payload: a directory for its pipes, and a network.
-const PRELUDE: &str =
-    "cd \"$(mktemp -d)\" && /lib/systemd/systemd-networkd-wait-online --any --timeout=60 && ";
-
 /// A container that nobody watches.
 static UNWATCHED: Shared<Foreign> = Shared::new();
 
 fn unwatched() -> Foreign {
     let container = Foreign::make(DEFAULT);
     container.start();
-    // systemd empties /tmp while it boots.
-    let booted = "until systemctl start sysinit.target 2>/dev/null; do :; done";
+    // systemd empties /tmp while it boots, and before that it cannot be asked for anything.
+    let booted = "until systemctl start sysinit.target 2>/dev/null; do :; done; \
+                  /lib/systemd/systemd-networkd-wait-online --any --timeout=60";
     end(&mut coi_tests::incus::incus(&["exec", &container.name, "--", "sh", "-c", booted])).expect(0);
     container
 }
@@ -27,7 +24,7 @@ fn prove(payload: &str, rule: &str) {
 
 fn prove_with(attacker: impl Fn() -> Attacker, payload: &str, rule: &str) {
     let coi = Coi::new();
-    let line = |attacker: &Attacker| attacker.fill(&format!("{PRELUDE}{payload}"));
+    let line = |attacker: &Attacker| attacker.fill(&format!("cd \"$(mktemp -d)\" && {payload}"));
 
     let unwatched = UNWATCHED.get(unwatched);
     let waiting = attacker();

