@@ -2,7 +2,7 @@
 set -eu
 test "$(python3 -c 'print(6 * 7)')" = 42
 python3 -c 'import subprocess; subprocess.run(["sh", "-c", "exit 0"], check=True)'
-python3 -c 'import socket; s = socket.create_connection(("'"${1%:*}"'", '"${1#*:}"')); s.sendall(b"GET / HTTP/1.0\r\n\r\n"); assert b"installed" in s.recv(999); s.close()'
+python3 -c 'import socket; s = socket.create_connection(("'"${1%:*}"'", '"${1#*:}"')); s.sendall(b"GET / HTTP/1.0\r\n\r\n"); assert b"installed" in s.makefile("rb").read()'
 perl -e 'system("sh", "-c", "exit 0") == 0 or die'
 node -e 'require("child_process").execSync("true")'
 test "$(bash -ic 'echo interactive' 2>/dev/null)" = interactive

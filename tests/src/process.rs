@@ -22,6 +22,8 @@ pub struct Ended {
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
+    pub errors: Vec<u8>,
+    /// The same as text.
     pub stderr: String,
 }
 
@@ -34,6 +36,7 @@ impl Ended {
             code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(SIGKILL)),
             stdout: output.stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            errors: output.stderr,
         }
     }
 

@@ -29,7 +29,7 @@ impl Terminal {
         let dir = tempfile::tempdir().unwrap();
         let mut environment = coi.command(&[]);
         let path = format!("{}:{}", program().parent().unwrap().display(), std::env::var("PATH").unwrap());
-        environment.env("PATH", path).env("PS1", "$ ").env_remove("TMUX");
+        environment.env("PATH", path);
         let mut server = tmux(dir.path());
         server.envs(environment.get_envs().filter_map(|(key, value)| Some((key, value?))));
         server.args(["-f", "/dev/null", "new-session", "-d", "-x", "160", "-y", "50", "-c"]);
@@ -47,9 +47,7 @@ impl Terminal {
                 }
             }
         });
-        let terminal = Self { dir, drawn };
-        terminal.until("$");
-        terminal
+        Self { dir, drawn }
     }
 
     /// Types a line.
@@ -65,7 +63,8 @@ impl Terminal {
 
     /// What can be seen now, with what has scrolled away.
     pub fn screen(&self) -> String {
-        end(tmux(self.dir.path()).args(["capture-pane", "-p", "-J", "-S", "-"])).expect(0).text()
+        let screen = end(tmux(self.dir.path()).args(["capture-pane", "-p", "-J", "-S", "-"])).expect(0);
+        screen.text().trim_end().to_owned()
     }
 
     /// Waits until this can be seen.
