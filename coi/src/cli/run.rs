@@ -53,10 +53,9 @@ impl Run {
         let streams = (tokio::io::stdin(), tokio::io::stdout(), tokio::io::stderr());
         let mut notices = ui::Printer::Lines;
         let outcome = launch::run(&mut container, self.command, streams, &mut signals, &mut notices).await;
-        let removed = container.remove().await;
+        let removed = container.remove(&mut notices).await;
         let code = outcome_code(&outcome?);
-        removed?;
-        Ok(code)
+        Ok(removed?.map_or(code, |_| Code::KILLED))
     }
 }
 

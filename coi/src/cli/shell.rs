@@ -55,12 +55,11 @@ pub(super) async fn session(
         ));
         return Ok(Code::OK);
     }
-    let removed = if ephemeral { container.remove().await } else { Ok(()) };
+    let removed = if ephemeral { container.remove(&mut ui::Printer::Lines).await } else { Ok(None) };
     let code = match ended? {
         Ended::Killed(_) => Code::KILLED,
         Ended::Over(code) => Code::of_command(code),
         Ended::Detached => Code::OK,
     };
-    removed?;
-    Ok(code)
+    Ok(removed?.map_or(code, |_| Code::KILLED))
 }

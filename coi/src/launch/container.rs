@@ -3,9 +3,9 @@
 use super::monitored::{Brake, Monitored};
 use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
-use super::{Error, Guest, Result, Signals, State, Workspace};
+use super::{Error, Guest, Notices, Result, Signals, State, Workspace};
 use crate::incus::{self, Instance, Status};
-use crate::monitor::service::api::{Subject, WatchState};
+use crate::monitor::service::api::{ActionTaken, Subject, WatchState};
 use crate::monitor::service::client;
 
 /// A container that runs and is watched.
@@ -93,9 +93,11 @@ impl Container {
         Ok(Self { incus, name, uuid, guest, monitored })
     }
 
-    /// Ends the container, and with it its watch.
-    pub async fn remove(self) -> Result<()> {
-        remove(&self.incus, &self.name, self.uuid.as_deref()).await
+    /// Ends the container, and with it its watch. What the rules have to say of its last moments is told;
+    /// answers their kill, if they came to that only then.
+    pub async fn remove(mut self, notices: &mut impl Notices) -> Result<Option<ActionTaken>> {
+        remove(&self.incus, &self.name, self.uuid.as_deref()).await?;
+        self.monitored.last_words(notices).await
     }
 }
 

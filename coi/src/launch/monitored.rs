@@ -164,6 +164,15 @@ impl Monitored {
         Ok(kill)
     }
 
+    /// Tells what was still on its way when it ended: events may wait some milliseconds to be judged.
+    pub(super) async fn last_words(&mut self, notices: &mut impl Notices) -> Result<Option<ActionTaken>> {
+        if is_over(self.watch.state) {
+            return Ok(None);
+        }
+        self.ends_within(AFTERMATH, notices).await;
+        self.killed(false, notices).await
+    }
+
     /// Whether the daemon says within this time that it is over.
     async fn ends_within(&mut self, time: Duration, notices: &mut impl Notices) -> bool {
         let over = async { while !is_over(self.watch.state) && !is_over(self.follow(notices).await) {} };

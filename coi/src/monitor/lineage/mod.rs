@@ -257,27 +257,22 @@ impl Lineage {
         if self.nodes.contains_key(&key) {
             return key;
         }
-        let parent = self.find(header.parent_tgid, header.parent_start_time);
-        let ancestors = self.ancestors(parent);
-        let node = match parent.and_then(|parent| self.nodes.get(&parent)) {
-            Some(parent_node) => {
-                let process = Process {
-                    key,
-                    entity_id: entity_id(key),
-                    ancestors,
-                    ..Process::clone(&parent_node.process)
-                };
-                Node {
-                    stdio: parent_node.stdio,
-                    stdio_inherited: true,
-                    connection: parent_node.connection,
-                    linked: parent_node.linked,
-                    ..Node::new(Arc::new(process), header.scope, parent)
-                }
-            }
-            None => Node::new(Arc::new(unknown(key)), header.scope, None),
-        };
-        self.insert(key, node);
+        // Who forks here is in the cgroup, but may have been moved there without anybody's saying so.
+        let parent_key = ProcessKey { pid: header.parent_tgid, start_time: header.parent_start_time };
+        let parent = self.found_or_made(parent_key, header.scope, None);
+        let ancestors = self.ancestors(Some(parent));
+        if let Some(parent_node) = self.nodes.get(&parent) {
+            let process =
+                Process { key, entity_id: entity_id(key), ancestors, ..Process::clone(&parent_node.process) };
+            let node = Node {
+                stdio: parent_node.stdio,
+                stdio_inherited: true,
+                connection: parent_node.connection,
+                linked: parent_node.linked,
+                ..Node::new(Arc::new(process), header.scope, Some(parent))
+            };
+            self.insert(key, node);
+        }
         key
     }
 
@@ -313,13 +308,17 @@ impl Lineage {
         key
     }
 
-    /// The process of a record, made up from /proc if it has not been seen before.
+    /// The process of a record.
     fn known(&mut self, header: &Header) -> ProcessKey {
-        if let Some(key) = self.find(header.tgid, header.start_time) {
+        let parent = self.find(header.parent_tgid, header.parent_start_time);
+        self.found_or_made(key_of(header), header.scope, parent)
+    }
+
+    /// A process by its key, made up from /proc if it has not been seen before.
+    fn found_or_made(&mut self, key: ProcessKey, scope: u64, parent: Option<ProcessKey>) -> ProcessKey {
+        if let Some(key) = self.find(key.pid, key.start_time) {
             return key;
         }
-        let key = key_of(header);
-        let parent = self.find(header.parent_tgid, header.parent_start_time);
         let ancestors = self.ancestors(parent);
         let snapshot =
             proc::snapshot(key.pid).filter(|found| found.start_ticks == key.start_time / proc::TICK);
@@ -328,12 +327,15 @@ impl Lineage {
                 executable: snapshot.executable.into(),
                 command_line: snapshot.args.join(" ").into(),
                 args: snapshot.args.into(),
+                args_unreadable: false,
                 ancestors,
                 ..unknown(key)
             },
             None => Process { ancestors, ..unknown(key) },
         };
-        self.insert(key, Node::new(Arc::new(process), header.scope, parent));
+        let stdio = if process.executable.is_empty() { None } else { proc::stdio(key.pid) };
+        let node = Node { stdio: stdio.unwrap_or_default(), ..Node::new(Arc::new(process), scope, parent) };
+        self.insert(key, node);
         key
     }
 

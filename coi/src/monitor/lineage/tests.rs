@@ -231,6 +231,26 @@ fn ancestry_survives_a_double_fork() {
 }
 
 #[test]
+fn a_fork_of_a_process_that_was_moved_in_is_known() {
+    let mut world = World::new();
+    let me = std::process::id();
+    let header = Header {
+        scope: 7,
+        tgid: FIRST,
+        start_time: 1,
+        parent_tgid: me,
+        parent_start_time: proc::snapshot(me).unwrap().start_ticks * proc::TICK + 5,
+        ..Header::default()
+    };
+    let context = Context { container: &world.container, workspace: None, uid_map: &[] };
+    let mut events = Vec::new();
+    world.lineage.apply(RawEvent { header, body: Body::Fork }, &context, &mut events);
+    let own = std::env::current_exe().unwrap();
+    assert_eq!(events[0].get(Field::ProcessExecutable), Some(Value::Keyword(own.to_str().unwrap())));
+    assert_eq!(events[0].get(Field::ParentExecutable), Some(Value::Keyword(own.to_str().unwrap())));
+}
+
+#[test]
 fn an_exit_says_how() {
     let mut world = World::new();
     let code = |events: Vec<Event>| match events[0].get(Field::ExitCode) {
