@@ -1,5 +1,7 @@
 //! What is wrong is said with what to do about it, and has an exit code of its own.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails here is a test")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;

@@ -1,12 +1,15 @@
-//! Honest work: all of it in one container, side by side, and nothing of it is more than a warning.
+//! Honest work: all of it in one container, side by side, and nobody is disturbed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use coi_tests::attacker::{TlsServer, serve};
 use coi_tests::incus::{bridge, exec, incus};
-use coi_tests::{Coi, DEFAULT, Gate, Reached, Running, Shared, actions, alerts, end};
+use coi_tests::{Coi, DEFAULT, Gate, Reached, Running, Shared, actions, alerts, end, fired};
 use serde_json::{Value, json};
+
+/// What may be told of honest work; all of it together opens so many files that this may be a warning.
+const TOLD: [&str; 3] = ["bulk-read", "env-dump", "secret-grep"];
 
 static CONTAINER: Shared<Container> = Shared::new();
 
@@ -45,22 +48,19 @@ impl Drop for Container {
         end.open();
         let ended = run.finish();
         let audit = self.coi.audit(&self.coi.container());
-        let grave: Vec<_> = alerts(&audit).filter(|alert| !is_mild(alert)).collect();
         for alert in alerts(&audit) {
-            eprintln!("{} {}: {}", alert["coi"]["severity"], alert["rule"]["id"], alert["coi"]["message"]);
+            println!("{} {}: {}", alert["coi"]["severity"], alert["rule"]["id"], alert["coi"]["message"]);
         }
         if !std::thread::panicking() {
-            assert_eq!(grave, Vec::<&Value>::new());
+            let said: Vec<_> =
+                fired(&audit).into_iter().filter(|rule| !TOLD.contains(&rule.as_str())).collect();
+            assert_eq!(said, Vec::<String>::new());
             assert_eq!(actions(&audit), []);
             let states: Vec<_> = audit.iter().filter_map(|record| record["coi"]["state"].as_str()).collect();
             assert_eq!(states, ["armed", "running", "gone"]);
             assert_eq!(ended.expect(0).text(), "undisturbed\n");
         }
     }
-}
-
-fn is_mild(alert: &Value) -> bool {
-    matches!(alert["coi"]["severity"].as_str(), Some("info" | "warning"))
 }
 
 #[test]

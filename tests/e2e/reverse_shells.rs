@@ -1,6 +1,8 @@
 //! Reverse shells: each gives the attacker a shell where nobody watches, and ends with the container gone where COI
 //! does.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
 use coi_tests::incus::{Foreign, exec};
 use coi_tests::{Attacker, Coi, DEFAULT, Shared, end};
 

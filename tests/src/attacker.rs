@@ -17,6 +17,9 @@ use crate::{DEADLINE, incus};
 const QUESTION: &[u8] = b"echo marker-$((6*7))\n";
 const MARKER: &str = "marker-42";
 
+/// Those of the ports that the kernel gives out about which rules/network.toml warns.
+const SUSPECT: [u16; 2] = [45560, 45700];
+
 /// Listens, asks whoever connects for a sign that it is a shell, and hears what comes back.
 #[derive(Debug)]
 pub struct Attacker {
@@ -77,8 +80,13 @@ pub fn fill(address: SocketAddrV4, script: &str) -> String {
 
 /// Serves each who connects in a thread of its own. The threads end with the test's process: nothing depends on it.
 pub fn serve(ip: Ipv4Addr, conversation: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddrV4 {
-    let listener = TcpListener::bind((ip, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = loop {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if !SUSPECT.contains(&port) {
+            break (listener, port);
+        }
+    };
     thread::spawn(move || {
         while let Ok((peer, _)) = listener.accept() {
             let conversation = conversation.clone();
@@ -133,10 +141,11 @@ impl TlsServer {
         let address = loop {
             let line = said.recv_timeout(DEADLINE).expect("openssl s_server does not listen");
             if let Some(address) = line.strip_prefix("ACCEPT ") {
-                break address.trim().parse().unwrap();
+                break address.trim().parse::<SocketAddrV4>().unwrap();
             }
         };
-        Self { address, server, said: Some(said), _dir: dir }
+        let tls = Self { address, server, said: Some(said), _dir: dir };
+        if SUSPECT.contains(&tls.address.port()) { Self::start(ip, arguments) } else { tls }
     }
 }
 

@@ -71,6 +71,8 @@ pub fn of_workspace(workspace: &Path) -> Vec<String> {
 pub fn incus(arguments: &[&str]) -> Command {
     let mut command = Command::new("incus");
     command.args(arguments).env("INCUS_SOCKET", socket()).stdin(Stdio::null());
+    // Whatever the person who tests has chosen for work.
+    command.env("INCUS_REMOTE", "local").env("INCUS_PROJECT", "default");
     command
 }
 

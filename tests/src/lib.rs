@@ -7,6 +7,8 @@
 //!   a program, map, mount or cgroup of it that is left fails the test;
 //! - nothing is waited for by time: what has an event is waited for by it, and every wait has an end ([`DEADLINE`]).
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness that fails is a test that fails")]
+
 pub mod attacker;
 mod daemon;
 mod gate;
