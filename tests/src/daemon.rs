@@ -1,0 +1,172 @@
+//! A daemon of the tests' own.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::process::{Running, lines};
+use crate::{DEADLINE, eventually};
+
+/// The program under test: what cargo has built where this test is.
+pub fn program() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("coi");
+    assert!(
+        program.is_file(),
+        "{} is missing; build it first: cargo build -p coi, or run everything: cargo xtask test",
+        program.display()
+    );
+    program
+}
+
+/// A daemon that listens and logs in a directory of its own; or the place for one that the product starts itself.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The one that the test has started.
+    child: Mutex<Option<Child>>,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// None yet.
+    pub fn absent() -> Self {
+        let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
+        Self { child: Mutex::new(None), dir }
+    }
+
+    /// Starts one, and waits until it answers.
+    pub fn start(arguments: &[&str]) -> Self {
+        let daemon = Self::absent();
+        let log = File::create(daemon.dir.path().join("daemon.log")).unwrap();
+        // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
+        // to watch it ends by itself, should the test be killed.
+        let line = "exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).arg(program()).args(arguments);
+        daemon.point(&mut command);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
+        *daemon.child.lock().unwrap() = Some(child);
+        assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
+        daemon
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("coi.sock")
+    }
+
+    /// The process that answers there, if one does.
+    pub fn pid(&self) -> Option<Pid> {
+        let stream = UnixStream::connect(self.socket()).ok()?;
+        Some(Pid::from_raw(getsockopt(&stream, PeerCredentials).unwrap().pid()))
+    }
+
+    /// `coi ARGUMENTS`, which will talk to this daemon.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).stdin(Stdio::null());
+        self.point(&mut command);
+        command
+    }
+
+    fn point(&self, command: &mut Command) {
+        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.dir.path().join("log"));
+    }
+
+    /// What the one that the test has started has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Ends the one that the test has started as a crash would.
+    pub fn kill(&self) {
+        let held = Held::by(self.pid().unwrap());
+        let mut child = self.child.lock().unwrap().take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        held.assert_gone();
+    }
+
+    /// Asserts that the one that runs ends when it is told to, and that nothing of it stays.
+    fn end(&self) {
+        let Some(pid) = self.pid() else { return };
+        let held = Held::by(pid);
+        kill(pid, Signal::SIGTERM).unwrap();
+        match self.child.lock().unwrap().take() {
+            Some(child) => {
+                let ended = Running::of("coi daemon", child).finish();
+                assert_eq!(ended.code, 0, "the daemon's end: {}", self.log());
+            }
+            None => eventually("the daemon has ended", || has_ended(pid)),
+        }
+        assert!(!self.socket().exists(), "its socket is left");
+        held.assert_gone();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return self.end();
+        }
+        eprintln!("the daemon's log:\n{}", self.log());
+        if let Some(pid) = self.pid() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        if let Ok(Some(child)) = self.child.get_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Where process 1 does not reap them, the dead stay zombies.
+fn has_ended(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+}
+
+/// What a process holds of the kernel's BPF side.
+#[derive(Debug)]
+struct Held {
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+}
+
+impl Held {
+    fn by(pid: Pid) -> Self {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+        let texts: Vec<_> =
+            descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
+        let ids = |key: &str| -> BTreeSet<u32> {
+            let lines = texts.iter().flat_map(|text| text.lines());
+            lines.filter_map(|line| line.strip_prefix(key)?.trim().parse().ok()).collect()
+        };
+        let held = Self { programs: ids("prog_id:"), maps: ids("map_id:") };
+        assert!(!held.programs.is_empty() && !held.maps.is_empty(), "{pid} holds nothing");
+        held
+    }
+
+    /// The kernel frees them when nobody can be at work in them any more.
+    fn assert_gone(&self) {
+        eventually("the daemon's programs are gone", || {
+            let mut loaded = aya::programs::loaded_programs().flatten();
+            !loaded.any(|program| self.programs.contains(&program.id()))
+        });
+        eventually("the daemon's maps are gone", || {
+            let mut loaded = aya::maps::loaded_maps().flatten();
+            !loaded.any(|map| self.maps.contains(&map.id()))
+        });
+    }
+}
