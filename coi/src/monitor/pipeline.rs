@@ -25,7 +25,7 @@ use super::{
     audit,
     cgroup::{Cgroup, level},
     event::{Container, Event, EventKind},
-    lineage::{Context, Lineage, uid_map},
+    lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     respond::{RespondError, action_for},
     rules::{Alert, Engine, RuleSet},
     sensor::{
@@ -387,7 +387,9 @@ impl Pipeline {
             && matches!(raw.body, Body::Exec { .. })
             && raw.header.flags & coi_common::FLAG_SETUP == 0
         {
-            scoped.uid_map = uid_map(raw.header.tgid).unwrap_or_default();
+            // Whoever runs first in a container that is older than its watch may be gone again.
+            let of_init = || uid_map_of_cgroup(&scoped.cgroup.as_ref()?.directory());
+            scoped.uid_map = of_init().or_else(|| uid_map(raw.header.tgid)).unwrap_or_default();
         }
         let context = Context {
             container: &scoped.watched.container,

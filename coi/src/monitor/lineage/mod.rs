@@ -9,7 +9,7 @@
 mod link;
 mod proc;
 
-pub use proc::uid_map;
+pub use proc::{uid_map, uid_map_of_cgroup};
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

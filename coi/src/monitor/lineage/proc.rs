@@ -104,6 +104,14 @@ pub fn uid_map(pid: u32) -> Option<Vec<[u32; 3]>> {
         .collect()
 }
 
+/// The user ids of the user namespace of a cgroup's oldest process: a container's init, as far as process ids
+/// have not come round.
+pub fn uid_map_of_cgroup(cgroup: &std::path::Path) -> Option<Vec<[u32; 3]>> {
+    let mut pids = members(cgroup);
+    pids.sort_unstable();
+    pids.into_iter().find_map(uid_map)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
