@@ -185,9 +185,9 @@ impl Monitored {
         self.watch.state == WatchState::Frozen
     }
 
-    /// Whether nothing runs in it any more.
+    /// Whether nothing runs in it any more. The daemon knows before Incus does.
     pub(super) async fn is_empty(&self) -> bool {
-        self.brake.is_empty().await
+        is_over(self.watch.state) || self.brake.is_empty().await
     }
 }
 

@@ -230,8 +230,11 @@ impl Watching {
             }
             Order::Kill => {
                 let killed = self.responder.kill(cgroup).await;
+                if killed.is_ok() {
+                    // Who follows it need not wait until Incus has cleaned up.
+                    self.enter(WatchState::Gone, "killed by a person", &[]).await;
+                }
                 self.responder.bury().await.or(killed)?;
-                self.enter(WatchState::Gone, "killed by a person", &[]).await;
             }
         }
         Ok(())
