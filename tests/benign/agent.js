@@ -27,6 +27,8 @@ const run = (words, input = "", options = {}) => new Promise((ended, failed) => 
   child.stdout.on("data", (data) => { output += data; });
   child.on("error", failed);
   child.on("close", (code) => (code === 0 ? ended(output) : failed(new Error(`${words}: ${code}\n${output}`))));
+  // Not every program reads its input to the end before it ends itself.
+  child.stdin.on("error", () => {});
   child.stdin.end(input);
 });
 
