@@ -42,8 +42,9 @@ const IDLE_EXIT: &str = "30s";
 /// How long the daemon may take to answer from memory.
 const QUICK: Duration = Duration::from_secs(5);
 
-/// How long it may take when it has to arm or to talk to Incus.
-const CHANGE: Duration = Duration::from_secs(30);
+/// How long it may take when it has to arm or to talk to Incus: longer than the daemon's own deadlines for Incus
+/// and the kernel together, so that its word of what went wrong arrives.
+const CHANGE: Duration = Duration::from_secs(120);
 
 /// How long it may take to load its kernel programs and answer.
 const START: Duration = Duration::from_secs(30);
