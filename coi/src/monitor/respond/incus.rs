@@ -13,6 +13,9 @@ const GONE_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is asked meanwhile.
 const GONE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often Incus is told again of a freeze that it has not taken in.
+const ANNOUNCEMENTS: u32 = 10;
+
 /// What LXC puts before a container's name to name its cgroup.
 const PAYLOAD: &str = "/lxc.payload.";
 
@@ -85,7 +88,18 @@ impl Responder for IncusResponder {
     }
 
     fn announce(&self) -> Action<'_> {
-        Box::pin(async move { Ok(self.client.freeze(&self.name).await?) })
+        Box::pin(async move {
+            let mut told = self.client.freeze(&self.name).await;
+            // It may be at work on the container just then, and refuse or forget it.
+            for _ in 0..ANNOUNCEMENTS {
+                match self.status().await? {
+                    Some((Status::Frozen, _)) | None => return Ok(()),
+                    Some(_) => tokio::time::sleep(GONE_INTERVAL).await,
+                }
+                told = self.client.freeze(&self.name).await;
+            }
+            Ok(told?)
+        })
     }
 
     fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
