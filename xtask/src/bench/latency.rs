@@ -6,21 +6,23 @@
 //! number. Beside it stands what the daemon says of the same freezes in its audit log. Between runs the cgroup is thawed
 //! with `coi unfreeze`.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Format;
+use super::cgroup::{Cgroup, Events, hierarchy};
+use super::machine::Machine;
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
 use crate::run::Cmd;
@@ -70,15 +72,6 @@ pub(crate) struct Args {
     built: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// A table for people
-    #[default]
-    Text,
-    /// One JSON object
-    Json,
-}
-
 /// Measures, and prints the result on standard output.
 pub(crate) fn run(args: Args) -> Result<()> {
     let ready = setup::ensure()?;
@@ -107,10 +100,7 @@ async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<
     for make in [Subject::cgroup, Subject::container] {
         let subject = make(coi)?;
         anstream::eprintln!("{}: {runs} runs", subject.title);
-        let measured = subject.measure(coi, &listener, runs, signals).await;
-        let ended = subject.end();
-        results.push(measured?);
-        ended?;
+        results.push(subject.measure(coi, &listener, runs, signals).await?);
     }
     Ok(results)
 }
@@ -124,8 +114,8 @@ struct Subject {
     target: [String; 2],
     /// Where the attacker goes.
     cgroup: PathBuf,
-    /// The bench made the cgroup.
-    ours: bool,
+    /// The same, if the bench made it.
+    _ours: Option<Cgroup>,
 }
 
 /// All freezes of a subject.
@@ -141,11 +131,14 @@ struct Measured {
 impl Subject {
     /// A cgroup of this machine.
     fn cgroup(_: &Coi) -> Result<Self> {
-        let name = format!("coi.bench-{}", std::process::id());
-        let cgroup = hierarchy()?.join(&name);
-        fs::create_dir(&cgroup).map_err(io_error(cgroup.display().to_string()))?;
-        let target = ["--cgroup".to_owned(), format!("/{name}")];
-        Ok(Self { title: "a cgroup of this machine", name, target, cgroup, ours: true })
+        let ours = Cgroup::make("latency")?;
+        Ok(Self {
+            title: "a cgroup of this machine",
+            name: ours.name().to_owned(),
+            target: ["--cgroup".to_owned(), ours.path()],
+            cgroup: ours.dir().to_owned(),
+            _ours: Some(ours),
+        })
     }
 
     /// A container: small, and as idle as an agent that waits for its service.
@@ -160,7 +153,7 @@ impl Subject {
             .output()?;
         let target = ["--attach".to_owned(), name.clone()];
         let cgroup = hierarchy()?.join(format!("lxc.payload.{name}"));
-        Ok(Self { title: "an Incus container", name, target, cgroup, ours: false })
+        Ok(Self { title: "an Incus container", name, target, cgroup, _ours: None })
     }
 
     async fn measure(
@@ -202,73 +195,33 @@ impl Subject {
             recorded_us: Summary::of(recorded).ok_or_else(none)?,
         })
     }
-
-    /// Ends what is in a cgroup of ours, and removes it.
-    fn end(self) -> Result<()> {
-        if !self.ours {
-            return Ok(());
-        }
-        fs::write(self.cgroup.join("cgroup.kill"), "1")?;
-        let events = File::open(self.cgroup.join("cgroup.events"))?;
-        while read(&events)?.contains("populated 1") {
-            wait(&events)?;
-        }
-        fs::remove_dir(&self.cgroup).map_err(io_error(self.cgroup.display().to_string()))?;
-        Ok(())
-    }
-}
-
-/// Where the unified cgroup hierarchy is mounted.
-fn hierarchy() -> Result<PathBuf> {
-    let mounts =
-        Cmd::new("findmnt").args(["--noheadings", "--output", "TARGET", "--types", "cgroup2"]).output()?;
-    let first = mounts.lines().next().ok_or("no cgroup2 file system is mounted")?;
-    Ok(first.trim_end().into())
-}
-
-/// What a small file of the kernel's says now.
-fn read(mut file: &File) -> io::Result<String> {
-    let mut text = String::new();
-    file.rewind()?;
-    file.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Where a subject is attacked, and who looks on.
 struct Scene {
     attacker: Attacker,
-    /// The cgroup's `cgroup.events`.
-    events: File,
+    events: Events,
 }
 
 impl Scene {
     fn set(cgroup: &Path, port: u16) -> Result<Self> {
         let attacker = Attacker::start(port)?;
         fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
-        Ok(Self { attacker, events: File::open(cgroup.join("cgroup.events"))? })
+        Ok(Self { attacker, events: Events::of(cgroup)? })
     }
 
     /// Has the attacker attack, and waits until it is frozen; answers when that was.
     fn freeze(&mut self) -> io::Result<u64> {
         // What is waited for is a change from this reading on.
-        read(&self.events)?;
+        self.events.read()?;
         self.attacker.go()?;
         loop {
-            wait(&self.events)?;
+            self.events.wait(FROZEN)?;
             let now = boottime()?;
-            if read(&self.events)?.contains("frozen 1") {
+            if self.events.read()?.contains("frozen 1") {
                 return Ok(now);
             }
         }
-    }
-}
-
-/// Waits until a file of the kernel's has changed since it was read.
-fn wait(file: &File) -> io::Result<()> {
-    let limit = PollTimeout::try_from(FROZEN).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], limit)? {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen")),
-        _ => Ok(()),
     }
 }
 
@@ -332,34 +285,13 @@ pub(crate) fn attacker(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// What it was measured on.
-#[derive(Debug, Serialize)]
-struct Machine {
-    kernel: String,
-    cpus: usize,
-    /// The load averages before the first run.
-    load: String,
-}
-
-impl Machine {
-    fn look() -> Result<Self> {
-        let load = fs::read_to_string("/proc/loadavg")?;
-        Ok(Self {
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim_end().to_owned(),
-            cpus: std::thread::available_parallelism()?.get(),
-            load: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
-        })
-    }
-}
-
 fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
     if format == Format::Json {
         let result = json!({ "bench": "latency", "runs": runs, "machine": machine, "results": results });
         anstream::println!("{result}");
         return;
     }
-    let Machine { kernel, cpus, load } = machine;
-    anstream::println!("connect() to frozen: {runs} runs each, Linux {kernel}, {cpus} CPUs, load {load}");
+    anstream::println!("connect() to frozen: {runs} runs each, {machine}");
     anstream::println!("{:<42} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
     for measured in results {
         for (what, summary) in

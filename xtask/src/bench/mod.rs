@@ -2,7 +2,10 @@
 //!
 //! It asserts nothing: a number is what it is.
 
+mod cgroup;
 mod latency;
+mod machine;
+mod overhead;
 mod stats;
 
 pub(crate) use latency::attacker;
@@ -18,11 +21,23 @@ pub(crate) struct Args {
 enum Bench {
     /// From connect() to frozen, on a cgroup of this machine and on an Incus container; needs root
     Latency(latency::Args),
+    /// What being watched costs: system calls and real work, against a machine without COI; needs root
+    Overhead(overhead::Args),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A table for people
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
 }
 
 /// Measures what the command line asks for.
 pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     match args.bench {
         Bench::Latency(args) => latency::run(args),
+        Bench::Overhead(args) => overhead::run(args),
     }
 }

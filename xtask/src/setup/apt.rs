@@ -11,14 +11,16 @@ use super::{Found, Item, STATE, SetupError, host, incus, io_error, make_dir};
 use crate::run::{Cmd, Step, on_path};
 
 /// What is needed whoever runs Incus: packages, and a program of each to know it by where there is no apt.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 14] = [
     ("attr", "setfattr"),
     ("busybox-static", "busybox"),
     ("ca-certificates", ""),
     ("debootstrap", "debootstrap"),
     ("gcc", "cc"),
+    ("git", "git"),
     ("iproute2", "ip"),
     ("libc6-dev", ""),
+    ("make", "make"),
     ("nftables", "nft"),
     ("squashfs-tools", "unsquashfs"),
     ("tmux", "tmux"),
