@@ -3,9 +3,10 @@
  *
  *     loops BATCHES FILE TRUE
  *
- * FILE is read and opened, TRUE is executed. Prints one line per loop: its name, then nanoseconds of CPU per call, one
- * number per batch. CPU rather than time, since others use this machine too; what a call's own children use is part of
- * its price. It runs on one CPU only, the last that it may use.
+ * FILE is read and opened, TRUE is executed. Prints a line per batch: the loop's name, nanoseconds per call as they
+ * passed, and nanoseconds of CPU, those of children included. Time is what counts: part of a connection's CPU can be
+ * anybody's. So that it means something where others are at work too, a batch is much shorter than a time slice, and
+ * most of them pass undisturbed. It runs on one CPU only, the last that it may use.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -91,17 +92,36 @@ static void executions(long calls)
 	}
 }
 
+static double now(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1e9 + time.tv_nsec;
+}
+
 static double cpu(void)
 {
-	struct timespec own;
 	struct rusage children;
 
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
 	getrusage(RUSAGE_CHILDREN, &children);
-	return own.tv_sec * 1e9 + own.tv_nsec +
+	return now(CLOCK_PROCESS_CPUTIME_ID) +
 	       (children.ru_utime.tv_sec + children.ru_stime.tv_sec) * 1e9 +
 	       (children.ru_utime.tv_usec + children.ru_stime.tv_usec) * 1e3;
 }
+
+/* So many calls that a batch takes some tenths of a millisecond. */
+static const struct {
+	const char *name;
+	void (*loop)(long calls);
+	long calls;
+} loops[] = {
+	{ "getppid", getppids, 3000 },
+	{ "read", reads, 1500 },
+	{ "open", opens, 400 },
+	{ "connect", connects, 60 },
+	{ "exec", executions, 1 },
+};
 
 static void pin(void)
 {
@@ -118,35 +138,26 @@ static void pin(void)
 		err(1, "sched_setaffinity");
 }
 
-/* So many calls that a batch takes some milliseconds: far more than reading the clock, far less than a time slice. */
-static const struct {
-	const char *name;
-	void (*loop)(long calls);
-	long calls;
-} loops[] = {
-	{ "getppid", getppids, 40000 },
-	{ "read", reads, 20000 },
-	{ "open", opens, 5000 },
-	{ "connect", connects, 800 },
-	{ "exec", executions, 25 },
-};
-
 int main(int count, char **arguments)
 {
-	if (count != 4)
+	long batches = count == 4 ? atol(arguments[1]) : 0;
+	struct { double time, cpu; } *taken = calloc(batches, sizeof *taken);
+
+	if (batches <= 0 || !taken)
 		errx(2, "usage: loops BATCHES FILE TRUE");
 	file = arguments[2];
 	program = arguments[3];
 	pin();
 	for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
-		printf("%s", loops[i].name);
-		for (long batch = atol(arguments[1]); batch > 0; batch--) {
-			double before = cpu();
+		for (long batch = 0; batch < batches; batch++) {
+			double cpu_before = cpu(), before = now(CLOCK_MONOTONIC);
 
 			loops[i].loop(loops[i].calls);
-			printf(" %.2f", (cpu() - before) / loops[i].calls);
+			taken[batch].time = (now(CLOCK_MONOTONIC) - before) / loops[i].calls;
+			taken[batch].cpu = (cpu() - cpu_before) / loops[i].calls;
 		}
-		printf("\n");
+		for (long batch = 0; batch < batches; batch++)
+			printf("%s %.2f %.2f\n", loops[i].name, taken[batch].time, taken[batch].cpu);
 	}
 	return 0;
 }

@@ -6,9 +6,10 @@
 //! ends it. No measurement is discarded: the table gives medians, their ratio to nothing loaded, and the least and the
 //! greatest ratio within a round.
 //!
-//! Loops of one system call are measured in CPU time per call, real work in time that passes; for the latter the ratio
-//! of CPU time, the daemon's included, stands beside it. The work's files are the watch's workspace, where reads and
-//! opens cost most. Nothing fails for being slow: a verdict is a word in the table.
+//! Measured is the time that passes, of loops of one system call and of real work, and beside it CPU time: of a call its
+//! caller's, of work its own and the daemon's together. On a machine where others are at work, CPU time of work is the
+//! steadier of the two. The work's files are the watch's workspace, where reads and opens cost most. Nothing fails for
+//! being slow: a verdict is a word in the table.
 
 mod table;
 mod work;
@@ -76,7 +77,7 @@ impl State {
 pub(crate) fn run(args: Args) -> Result<()> {
     let ready = setup::ensure()?;
     let program = coi::build_unless(args.built, Profile::Release)?;
-    let (rounds, batches) = if args.quick { (2, 10) } else { (args.rounds, 60) };
+    let (rounds, batches) = if args.quick { (2, 200) } else { (args.rounds, 1500) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let machine = Machine::look()?;
     let measured = runtime.block_on(async {
@@ -180,8 +181,9 @@ impl Visit<'_> {
         let mut samples = Vec::new();
         for name in LOOPS {
             let batches = batches.get(name).ok_or_else(|| format!("the loops did not run {name}"))?;
-            let median = stats::median(batches).ok_or_else(|| format!("{name} has no batches"))?;
-            samples.push(Sample { value: median, cpu: None });
+            let [time, cpu] = [&batches.times, &batches.cpus].map(|taken| stats::median(taken));
+            let none = || format!("{name} has no batches");
+            samples.push(Sample { time: time.ok_or_else(none)?, cpu: cpu.ok_or_else(none)? });
         }
         for work in WORKS {
             samples.push(self.sample(work, place, signals).await?);
@@ -195,6 +197,6 @@ impl Visit<'_> {
         tokio::time::sleep(AFTERMATH).await;
         let cpu = done.cpu + self.places.daemon.cpu()?.saturating_sub(daemon);
         let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-        Ok(Sample { value: milliseconds(done.time), cpu: Some(milliseconds(cpu)) })
+        Ok(Sample { time: milliseconds(done.time), cpu: milliseconds(cpu) })
     }
 }

@@ -40,6 +40,13 @@ const fn work(name: &'static str, title: &'static str, inside: Option<Limit>) ->
     Measure { name, title, unit: "ms", outside: goal(1.02), inside, emitted: None }
 }
 
+impl Measure {
+    /// Real work, whose CPU time is judged too: that of a call is not only its caller's.
+    fn is_work(&self) -> bool {
+        !LOOPS.contains(&self.name)
+    }
+}
+
 /// The loops of one system call, as they name themselves: the first of [`MEASURES`].
 pub(super) const LOOPS: [&str; 5] = ["getppid", "read", "open", "connect", "exec"];
 
@@ -56,12 +63,12 @@ pub(super) const MEASURES: [Measure; 9] = [
     work("true", "2,000 x /bin/true", goal(1.03)),
 ];
 
-/// One measurement.
+/// One measurement, in the measure's unit.
 pub(super) struct Sample {
-    /// In the measure's unit.
-    pub(super) value: f64,
-    /// All CPU time of real work, the daemon's included, in milliseconds.
-    pub(super) cpu: Option<f64>,
+    /// As it passed.
+    pub(super) time: f64,
+    /// Of a call, its caller's; of work, its own and the daemon's.
+    pub(super) cpu: f64,
 }
 
 /// One measure's samples, by state and round.
@@ -70,14 +77,34 @@ pub(super) struct Measured {
     samples: [Vec<Sample>; State::ALL.len()],
 }
 
-/// What is said of one measure in one state.
+/// What is said of one measure in one state: of the time, and of the CPU time.
 struct Row {
+    time: Cost,
+    cpu: Cost,
+    limit: Option<Limit>,
+}
+
+/// How much it is, and how much more than with nothing loaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cost {
     median: f64,
     ratio: f64,
     /// The least and the greatest ratio within a round.
     spread: [f64; 2],
-    cpu_ratio: Option<f64>,
-    limit: Option<Limit>,
+}
+
+impl Cost {
+    /// `None` if nothing was measured.
+    fn of(samples: &[f64], base: &[f64]) -> Option<Self> {
+        let median = stats::median(samples)?;
+        let ratios = samples.iter().zip(base).map(|(sample, base)| sample / base);
+        let spread = ratios.fold([f64::MAX, f64::MIN], |[least, most], it| [least.min(it), most.max(it)]);
+        Some(Self { median, ratio: median / stats::median(base)?, spread })
+    }
+
+    fn json(self) -> Value {
+        json!({ "median": self.median, "ratio": self.ratio, "ratio_min": self.spread[0], "ratio_max": self.spread[1] })
+    }
 }
 
 impl Measured {
@@ -89,19 +116,15 @@ impl Measured {
         self.samples[state as usize].push(sample);
     }
 
+    fn samples(&self, state: State, of: fn(&Sample) -> f64) -> Vec<f64> {
+        self.samples[state as usize].iter().map(of).collect()
+    }
+
     fn row(&self, state: State) -> Option<Row> {
-        let (base, samples) = (&self.samples[State::Nothing as usize], &self.samples[state as usize]);
-        let median =
-            |samples: &[Sample]| stats::median(&samples.iter().map(|it| it.value).collect::<Vec<_>>());
-        let cpu =
-            |samples: &[Sample]| stats::median(&samples.iter().filter_map(|it| it.cpu).collect::<Vec<_>>());
-        let ratios = samples.iter().zip(base).map(|(sample, base)| sample.value / base.value);
-        let spread = ratios.fold([f64::MAX, f64::MIN], |[least, most], it| [least.min(it), most.max(it)]);
+        let cost = |of| Cost::of(&self.samples(state, of), &self.samples(State::Nothing, of));
         Some(Row {
-            median: median(samples)?,
-            ratio: median(samples)? / median(base)?,
-            spread,
-            cpu_ratio: cpu(samples).and_then(|samples| Some(samples / cpu(base)?)),
+            time: cost(|sample| sample.time)?,
+            cpu: cost(|sample| sample.cpu)?,
             limit: match state {
                 State::Nothing => None,
                 State::Outside => self.measure.outside,
@@ -115,109 +138,98 @@ impl Measured {
         let Measure { name, unit, .. } = self.measure;
         let states = State::ALL.into_iter().filter_map(|state| {
             let row = self.row(state)?;
-            let samples = &self.samples[state as usize];
             Some(json!({
                 "state": state,
-                "median": row.median,
-                "ratio": row.ratio,
-                "ratio_min": row.spread[0],
-                "ratio_max": row.spread[1],
-                "cpu_ratio": row.cpu_ratio,
+                "time": row.time.json(),
+                "cpu": row.cpu.json(),
                 "goal": row.limit.map(|limit| limit.goal),
                 "ceiling": row.limit.and_then(|limit| limit.ceiling),
-                "verdict": row.verdict(),
-                "samples": samples.iter().map(|sample| sample.value).collect::<Vec<_>>(),
-                "cpu_ms": samples.iter().map(|sample| sample.cpu).collect::<Vec<_>>(),
+                "verdict": row.limit.map(|limit| limit.verdict(row.time.ratio)),
+                "cpu_verdict": row.limit.filter(|_| self.measure.is_work()).map(|limit| limit.verdict(row.cpu.ratio)),
+                "times": self.samples(state, |sample| sample.time),
+                "cpus": self.samples(state, |sample| sample.cpu),
             }))
         });
         json!({ "name": name, "unit": unit, "states": states.collect::<Vec<_>>() })
     }
 }
 
-impl Row {
-    /// Whether the ratio, as it is printed, reaches the goal, or keeps below the ceiling at least.
-    fn verdict(&self) -> Option<&'static str> {
-        let Limit { goal, ceiling } = self.limit?;
-        let ratio = (self.ratio * 100.0).round() / 100.0;
-        Some(if ratio <= goal {
+impl Limit {
+    /// Whether a ratio, as it is printed, reaches the goal, or keeps below the ceiling at least.
+    fn verdict(self, ratio: f64) -> &'static str {
+        let ratio = (ratio * 100.0).round() / 100.0;
+        if ratio <= self.goal {
             "goal"
-        } else if ceiling.is_some_and(|ceiling| ratio <= ceiling) {
+        } else if self.ceiling.is_some_and(|ceiling| ratio <= ceiling) {
             "ceiling"
         } else {
             "over"
-        })
+        }
     }
 }
 
 /// Prints the table for people.
 pub(super) fn print(measured: &[Measured]) {
     anstream::println!(
-        "{:<22} {:<20} {:>11} {:>7}  {:<14} {:>6} {:>6} {:>8}  verdict",
-        "",
+        "{:<43} {:>11} {:>7} {:<14} {:>7} {:<14} {:>6} {:>8}  verdict",
         "",
         "median",
-        "ratio",
+        "time",
         "in a round",
         "CPU",
+        "in a round",
         "goal",
         "ceiling"
     );
     for measured in measured {
-        let mut title = measured.measure.title;
+        let Measure { mut title, unit, .. } = *measured.measure;
         for state in State::ALL {
-            let Some(row) = measured.row(state) else { continue };
-            let number =
-                |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.2}"));
-            let name = format!("{title:<22} {:<20}", state.title());
-            let median = format!("{:>8.1} {}", row.median, measured.measure.unit);
-            if state == State::Nothing {
-                anstream::println!("{name} {median}");
-            } else {
-                let spread = format!("{:.2} to {:.2}", row.spread[0], row.spread[1]);
-                anstream::println!(
-                    "{name} {median} {:>7.2}  {spread:<14} {:>6} {:>6} {:>8}  {}",
-                    row.ratio,
-                    number(row.cpu_ratio),
-                    number(row.limit.map(|limit| limit.goal)),
-                    number(row.limit.and_then(|limit| limit.ceiling)),
-                    row.verdict().unwrap_or_default(),
-                );
-            }
+            let Some(Row { time, cpu, limit }) = measured.row(state) else { continue };
+            let name = format!("{title:<22} {:<20} {:>8.1} {unit}", state.title(), time.median);
             title = "";
+            if state == State::Nothing {
+                anstream::println!("{name}");
+                continue;
+            }
+            let ratios = [time, cpu].map(|cost| {
+                let [least, most] = cost.spread;
+                format!("{:>7.2} {:<14}", cost.ratio, format!("{least:.2} to {most:.2}"))
+            });
+            let judged = limit.map(|limit| {
+                let ceiling = limit.ceiling.map(|ceiling| format!("{ceiling:.2}")).unwrap_or_default();
+                let [time, cpu] = [time, cpu].map(|cost| limit.verdict(cost.ratio));
+                let verdict = if time == cpu || !measured.measure.is_work() {
+                    time.to_owned()
+                } else {
+                    format!("{time}; CPU {cpu}")
+                };
+                format!(" {:>6.2} {ceiling:>8}  {verdict}", limit.goal)
+            });
+            anstream::println!("{name} {}{}", ratios.join(" "), judged.unwrap_or_default());
         }
     }
-    anstream::println!(
-        "calls: CPU time per call; work: time that passes, and CPU: the ratio of its and the daemon's CPU time together"
-    );
+    anstream::println!("ratios to nothing loaded; the CPU time of work is its own and the daemon's together");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn measured(base: &[f64], inside: &[f64]) -> Measured {
-        let mut measured = Measured::new(&MEASURES[1]);
-        for (state, values) in [(State::Nothing, base), (State::Inside, inside)] {
-            values.iter().for_each(|value| measured.add(state, Sample { value: *value, cpu: None }));
-        }
-        measured
-    }
-
     #[test]
     fn ratios_are_of_medians_and_spreads_of_rounds() {
-        let row = measured(&[100.0, 110.0, 90.0], &[150.0, 132.0, 180.0]).row(State::Inside).unwrap();
-        assert_eq!((row.median, row.ratio, row.spread), (150.0, 1.5, [1.2, 2.0]));
-        assert_eq!(row.verdict(), Some("goal"));
-        assert!(measured(&[1.0], &[]).row(State::Outside).is_none());
+        let cost = Cost::of(&[150.0, 132.0, 180.0], &[100.0, 110.0, 90.0]);
+        assert_eq!(cost, Some(Cost { median: 150.0, ratio: 1.5, spread: [1.2, 2.0] }));
+        assert_eq!(Cost::of(&[], &[1.0]), None);
     }
 
     #[test]
     fn verdicts() {
-        let verdict = |value| measured(&[100.0], &[value]).row(State::Inside).unwrap().verdict();
+        let limit = below(1.7, 1.5).unwrap();
         assert_eq!(
-            [150.4, 150.6, 170.0, 171.0].map(verdict),
-            ["goal", "ceiling", "ceiling", "over"].map(Some)
+            [1.504, 1.506, 1.70, 1.71].map(|ratio| limit.verdict(ratio)),
+            ["goal", "ceiling", "ceiling", "over"]
         );
+        assert_eq!(goal(1.02).unwrap().verdict(1.03), "over");
     }
 
     #[test]

@@ -55,6 +55,15 @@ pub(super) const WORKS: &[Work] = &[
     Work { name: "true", before: ":", script: "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done" },
 ];
 
+/// What the batches of one loop took, in nanoseconds per call.
+#[derive(Default)]
+pub(super) struct Batches {
+    /// As it passed.
+    pub(super) times: Vec<f64>,
+    /// CPU, that of children included.
+    pub(super) cpus: Vec<f64>,
+}
+
 /// What a piece of work took.
 pub(super) struct Done {
     /// As it passed.
@@ -165,24 +174,27 @@ impl Workshop {
             .stdin(Stdio::null())
     }
 
-    /// The batches of each loop, in nanoseconds of CPU per call.
+    /// The batches of each loop.
     pub(super) async fn loops(
         &self,
         place: &Cgroup,
         batches: u32,
         signals: &mut Signals,
-    ) -> Result<HashMap<String, Vec<f64>>> {
+    ) -> Result<HashMap<String, Batches>> {
         let mut command = place.command(self.dir.join("loops"));
         command.arg(batches.to_string()).arg(self.dir.join("bytes")).arg(self.dir.join("true"));
         let output = self.set_out(&mut command).output();
         let ended = signals.unless("the loops", LIMIT, output).await?.map_err(io_error("sh"))?;
         succeeded("the loops", &ended)?;
-        let text = String::from_utf8_lossy(&ended.stdout);
-        let loops = text.lines().filter_map(|line| {
-            let mut words = line.split(' ');
-            Some((words.next()?.to_owned(), words.filter_map(|word| word.parse().ok()).collect()))
-        });
-        Ok(loops.collect())
+        let mut loops = HashMap::<String, Batches>::new();
+        for line in String::from_utf8_lossy(&ended.stdout).lines() {
+            if let [name, time, cpu] = line.split(' ').collect::<Vec<_>>()[..] {
+                let batches = loops.entry(name.to_owned()).or_default();
+                batches.times.push(time.parse()?);
+                batches.cpus.push(cpu.parse()?);
+            }
+        }
+        Ok(loops)
     }
 
     /// Does a piece of work.
