@@ -34,9 +34,9 @@ enum Task {
     Demo(demo::Args),
     /// Measure
     Bench(bench::Args),
-    /// Be what `bench latency` freezes
+    /// Be what a bench freezes
     #[command(hide = true)]
-    BenchAttacker { port: u16 },
+    BenchAttacker { port: u16, act: bench::Act },
     /// Become the Incus of a machine without a service manager (started by `setup`)
     #[command(hide = true)]
     IncusHost,
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args, &mut report),
         Task::Demo(args) => demo::run(args),
         Task::Bench(args) => bench::run(args),
-        Task::BenchAttacker { port } => bench::attacker(port),
+        Task::BenchAttacker { port, act } => bench::attack(port, act),
         Task::IncusHost => setup::incus_host().map_err(Into::into),
     };
     report.print();

@@ -1,27 +1,21 @@
 //! From connect() to frozen.
 //!
-//! An attacker process stands in a watched cgroup and connects to a port of this machine; a rule of severity `high`
-//! freezes it. Two clocks are read, both CLOCK_BOOTTIME: the attacker's just before its connect(2), and that of a watcher
-//! that waits in poll(2) for the kernel to report the cgroup frozen, which makes the watcher's own wake-up part of the
-//! number. Beside it stands what the daemon says of the same freezes in its audit log. Between runs the cgroup is thawed
+//! An attacker in a watched cgroup connects to a port of this machine; a rule of severity `high` freezes it; see
+//! [`super::attacker`] for what is measured. Beside it stands what the daemon says of the same freezes in its audit log.
+//! Between runs the cgroup is thawed
 //! with `coi unfreeze`.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::json;
 
 use super::Format;
-use super::cgroup::{Cgroup, Events, hierarchy};
+use super::attacker::{APART, Act, Attacker};
+use super::cgroup::{Cgroup, hierarchy};
 use super::machine::Machine;
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
@@ -32,9 +26,6 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How long a freeze may take before the bench gives up.
 const FROZEN: Duration = Duration::from_secs(30);
-/// The kernel reports changes of one cgroup.events at most every 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV`); a freeze that
-/// followed the thaw before it at once would be seen only then, two clock ticks of 10 ms later at worst.
-const APART: Duration = Duration::from_millis(50);
 /// The rule that answers; PORT stands for the listener's.
 const RULE: &str = r#"
 [[rule]]
@@ -165,18 +156,18 @@ impl Subject {
     ) -> Result<Measured> {
         let [option, target] = &self.target;
         coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
-        let mut scene = Scene::set(&self.cgroup, listener.local_addr()?.port())?;
+        let mut attacker = Attacker::start(&self.cgroup, listener.local_addr()?.port(), Act::Connect)?;
         let mut observed = Vec::new();
         for run in 1..=runs {
             let what = format!("freeze {run} of {}", self.title);
-            let frozen = tokio::task::spawn_blocking(move || (scene.freeze(), scene));
+            let frozen = tokio::task::spawn_blocking(move || (attacker.freeze(FROZEN), attacker));
             let at;
-            (at, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
+            (at, attacker) = signals.unless(&what, 2 * FROZEN, frozen).await??;
             let at = at.map_err(io_error(what))?;
             // Answered when the freeze is done and on record.
             coi.run(&["unfreeze", &self.name], signals).await?;
-            observed.push(at.saturating_sub(scene.attacker.began()?));
             drop(listener.accept()?);
+            observed.push(at.saturating_sub(attacker.began()?));
             tokio::time::sleep(APART).await;
         }
         let records = coi.audit(&self.name, signals).await?;
@@ -195,94 +186,6 @@ impl Subject {
             recorded_us: Summary::of(recorded).ok_or_else(none)?,
         })
     }
-}
-
-/// Where a subject is attacked, and who looks on.
-struct Scene {
-    attacker: Attacker,
-    events: Events,
-}
-
-impl Scene {
-    fn set(cgroup: &Path, port: u16) -> Result<Self> {
-        let attacker = Attacker::start(port)?;
-        fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
-        Ok(Self { attacker, events: Events::of(cgroup)? })
-    }
-
-    /// Has the attacker attack, and waits until it is frozen; answers when that was.
-    fn freeze(&mut self) -> io::Result<u64> {
-        // What is waited for is a change from this reading on.
-        self.events.read()?;
-        self.attacker.go()?;
-        loop {
-            self.events.wait(FROZEN)?;
-            let now = boottime()?;
-            if self.events.read()?.contains("frozen 1") {
-                return Ok(now);
-            }
-        }
-    }
-}
-
-fn boottime() -> nix::Result<u64> {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    Ok(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
-}
-
-/// The process that is frozen again and again.
-struct Attacker {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Attacker {
-    fn start(port: u16) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench-attacker", &port.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("the attacker has no pipes"));
-        };
-        Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
-    }
-
-    fn go(&mut self) -> io::Result<()> {
-        self.stdin.write_all(b"\n")
-    }
-
-    /// When it called connect(2), as it says once it has been thawed.
-    fn began(&mut self) -> Result<u64> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        Ok(line.trim_end().parse()?)
-    }
-}
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        // It may have been killed with its cgroup.
-        let _ = self.child.kill().and_then(|()| self.child.wait());
-    }
-}
-
-/// Is the attacker: for each line it reads it connects, and prints when it began to.
-pub(crate) fn attacker(port: u16) -> Result<()> {
-    let address = SockaddrIn::new(127, 0, 0, 1, port);
-    let mut stdout = io::stdout().lock();
-    for line in io::stdin().lock().lines() {
-        line?;
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        let began = boottime()?;
-        connect(socket.as_raw_fd(), &address)?;
-        writeln!(stdout, "{began}")?;
-        stdout.flush()?;
-    }
-    Ok(())
 }
 
 fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {

@@ -2,13 +2,16 @@
 //!
 //! It asserts nothing: a number is what it is.
 
+mod attacker;
 mod cgroup;
+mod flood;
 mod latency;
 mod machine;
 mod overhead;
+mod programs;
 mod stats;
 
-pub(crate) use latency::attacker;
+pub(crate) use attacker::{Act, attack};
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,8 @@ enum Bench {
     Latency(latency::Args),
     /// What being watched costs: system calls and real work, against a machine without COI; needs root
     Overhead(overhead::Args),
+    /// Floods of opens, forks, execs and sends: what is lost, and how soon an attack meanwhile is answered; needs root
+    Flood(flood::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -39,5 +44,6 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     match args.bench {
         Bench::Latency(args) => latency::run(args),
         Bench::Overhead(args) => overhead::run(args),
+        Bench::Flood(args) => flood::run(args),
     }
 }

@@ -13,15 +13,14 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::super::cgroup::Cgroup;
+use super::super::programs;
 use crate::coi::{Signals, io_error};
-use crate::run::{Cmd, Step};
+use crate::run::Step;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The loops of one system call.
 const LOOPS: &str = include_str!("loops.c");
-/// What is executed: as little as can be.
-const TRUE: &str = "int main(void) { return 0; }\n";
 /// How long one piece of work may take: a hundred times what it does.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -82,11 +81,8 @@ impl Workshop {
     pub(super) async fn furnish(dir: &Path, step: &Step, signals: &mut Signals) -> Result<Self> {
         let workshop = Self { dir: dir.to_owned() };
         step.say("the loops");
-        for (name, source) in [("loops", LOOPS), ("true", TRUE)] {
-            workshop.write(&format!("{name}.c"), source)?;
-            let compile = Cmd::new("cc").args(["-O2", "-static", "-o", name, &format!("{name}.c")]);
-            compile.dir(dir).limit(Duration::from_secs(120)).output()?;
-        }
+        programs::compile(dir, "loops", LOOPS)?;
+        programs::compile(dir, "true", programs::TRUE)?;
         workshop.write("bytes", &"x".repeat(1 << 20))?;
         step.say("a C project");
         workshop.c_project()?;
