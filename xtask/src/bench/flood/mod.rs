@@ -41,8 +41,16 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const FLOOD: &str = include_str!("flood.c");
 const PRODUCERS: u32 = 4;
-/// The shell's rule kills; here it freezes.
+/// The rule about the shell.
 const RULE: &str = "reverse-shell-socket";
+/// The shell's rule kills; here it freezes. That another one freezes already when the attacker has made the connection
+/// its own input and output, before it runs the shell, would make two freezes of one attack.
+const CONFIG: &str = "
+[rules.reverse-shell-socket]
+severity = \"high\"
+[rules.program-on-socket]
+enabled = false
+";
 /// What was not answered within so long was missed.
 const MISSED: Duration = Duration::from_secs(2);
 /// How long anything else may take.
@@ -119,8 +127,7 @@ async fn measure(coi: &mut Coi, seconds: u32, signals: &mut Signals) -> Result<V
     let file = workspace.join(".env");
     fs::write(&file, "A=1\n").map_err(io_error(file.display().to_string()))?;
     let config = coi.dir().join("config.toml");
-    fs::write(&config, format!("[rules.{RULE}]\nseverity = \"high\"\n"))
-        .map_err(io_error(config.display().to_string()))?;
+    fs::write(&config, CONFIG).map_err(io_error(config.display().to_string()))?;
     coi.start(&["--config".as_ref(), config.as_os_str()], signals).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let mut victims = Vec::new();
@@ -187,11 +194,12 @@ impl Victim {
         if at.is_some() {
             thawed?;
         }
-        let (connection, _) = signals.unless(&what, LIMIT, listener.accept()).await??;
+        let (connection, _) =
+            signals.unless(&format!("the connection of {what}"), LIMIT, listener.accept()).await??;
         drop(connection);
         let ended =
             tokio::task::spawn_blocking(move || (attacker.began().map_err(|e| e.to_string()), attacker));
-        let (began, attacker) = signals.unless(&what, LIMIT, ended).await??;
+        let (began, attacker) = signals.unless(&format!("the end of {what}"), LIMIT, ended).await??;
         let began = began?;
         self.attacker = Some(attacker);
         sleep(APART).await;
