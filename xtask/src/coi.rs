@@ -246,13 +246,18 @@ impl Coi {
         }
     }
 
-    /// Starts a viewer of a cgroup that is watched, as one who wants to have every event, and keeps none.
-    pub(crate) async fn view(&self, cgroup: &str, signals: &mut Signals) -> Result<Running, CoiError> {
+    /// Starts a viewer of a cgroup that is watched, which is shown every event from now on.
+    pub(crate) async fn view(
+        &self,
+        cgroup: &str,
+        out: Stdio,
+        signals: &mut Signals,
+    ) -> Result<Running, CoiError> {
         let args = ["monitor", "--cgroup", cgroup, "--format", "json"];
         let mut child = self
             .command()
             .args(args)
-            .stdout(Stdio::null())
+            .stdout(out)
             .stderr(Stdio::piped())
             .spawn()
             .map_err(io_error(self.program.display().to_string()))?;

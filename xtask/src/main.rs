@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod coi;
 mod demo;
+mod kernel;
 mod run;
 mod setup;
 mod test;
@@ -37,6 +38,9 @@ enum Task {
     /// Be what a bench freezes
     #[command(hide = true)]
     BenchAttacker { port: u16, act: bench::Act },
+    /// Look at the kernel that this runs on (started by `test --kernel` in an emulator)
+    #[command(hide = true)]
+    KernelGuest,
     /// Become the Incus of a machine without a service manager (started by `setup`)
     #[command(hide = true)]
     IncusHost,
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(args),
         Task::Bench(args) => bench::run(args),
         Task::BenchAttacker { port, act } => bench::attack(port, act),
+        Task::KernelGuest => kernel::guest(),
         Task::IncusHost => setup::incus_host().map_err(Into::into),
     };
     report.print();

@@ -34,7 +34,7 @@ pub(crate) enum Act {
 }
 
 /// A process that is frozen again and again.
-pub(super) struct Attacker {
+pub(crate) struct Attacker {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -43,7 +43,7 @@ pub(super) struct Attacker {
 
 impl Attacker {
     /// Starts one in the cgroup of this directory, which will connect to this port of this machine.
-    pub(super) fn start(cgroup: &Path, port: u16, act: Act) -> io::Result<Self> {
+    pub(crate) fn start(cgroup: &Path, port: u16, act: Act) -> io::Result<Self> {
         let act = match act {
             Act::Connect => "connect",
             Act::Shell => "shell",
@@ -63,7 +63,7 @@ impl Attacker {
     }
 
     /// Has it attack, and waits until it is frozen; answers when that was.
-    pub(super) fn freeze(&mut self, limit: Duration) -> io::Result<u64> {
+    pub(crate) fn freeze(&mut self, limit: Duration) -> io::Result<u64> {
         // What is waited for is a change from this reading on.
         if self.events.read()?.contains("frozen 1") {
             return Err(io::Error::other("it is frozen before it attacks"));

@@ -12,14 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::process::Command;
 
 use crate::coi::{CoiError, io_error};
-use crate::run::{Cmd, RunError};
 
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CgroupError {
-    /// The mounts cannot be listed.
-    #[error(transparent)]
-    Run(#[from] RunError),
+pub(crate) enum CgroupError {
     /// The kernel would not.
     #[error(transparent)]
     Coi(#[from] CoiError),
@@ -30,22 +26,25 @@ pub(super) enum CgroupError {
 
 /// Where the unified cgroup hierarchy is mounted.
 pub(super) fn hierarchy() -> Result<PathBuf, CgroupError> {
-    let mounts =
-        Cmd::new("findmnt").args(["--noheadings", "--output", "TARGET", "--types", "cgroup2"]).output()?;
-    let first = mounts.lines().next().ok_or(CgroupError::NoHierarchy)?;
-    Ok(first.trim_end().into())
+    const MOUNTS: &str = "/proc/self/mounts";
+    let mounts = fs::read_to_string(MOUNTS).map_err(io_error(MOUNTS))?;
+    let mounted = mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+        [_, place, "cgroup2", ..] => Some(place),
+        _ => None,
+    });
+    Ok(mounted.ok_or(CgroupError::NoHierarchy)?.into())
 }
 
 /// A cgroup of our own.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     name: String,
     dir: PathBuf,
 }
 
 impl Cgroup {
     /// Makes one below the hierarchy's root; `role` tells it from our others.
-    pub(super) fn make(role: &str) -> Result<Self, CgroupError> {
+    pub(crate) fn make(role: &str) -> Result<Self, CgroupError> {
         let name = format!("coi.bench-{}-{role}", std::process::id());
         let dir = hierarchy()?.join(&name);
         fs::create_dir(&dir).map_err(io_error(dir.display().to_string()))?;
@@ -53,23 +52,23 @@ impl Cgroup {
     }
 
     /// As `coi` names its watch.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Its path in the hierarchy.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/{}", self.name)
     }
 
     /// Its directory.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// A command that moves in, prints an empty line, and then becomes `program`. Moving in takes the kernel longer
     /// than much that is measured: the clock starts at that line.
-    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ >\"$0\" && echo && exec \"$@\""]);
         command.arg(self.dir.join("cgroup.procs")).arg(program).kill_on_drop(true);

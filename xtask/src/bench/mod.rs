@@ -7,11 +7,13 @@ mod cgroup;
 mod flood;
 mod latency;
 mod machine;
+mod many;
 mod overhead;
 mod programs;
 mod stats;
 
-pub(crate) use attacker::{Act, attack};
+pub(crate) use attacker::{Act, Attacker, attack};
+pub(crate) use cgroup::Cgroup;
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,8 @@ enum Bench {
     Overhead(overhead::Args),
     /// Floods of opens, forks, execs and sends: what is lost, and how soon an attack meanwhile is answered; needs root
     Flood(flood::Args),
+    /// Many cgroups or containers under one daemon: its memory, and its CPU time while nothing happens; needs root
+    Many(many::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,5 +49,6 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         Bench::Latency(args) => latency::run(args),
         Bench::Overhead(args) => overhead::run(args),
         Bench::Flood(args) => flood::run(args),
+        Bench::Many(args) => many::run(args),
     }
 }

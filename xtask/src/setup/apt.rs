@@ -112,7 +112,7 @@ impl Item for Packages {
 }
 
 /// `apt-get`, quiet, asking nothing, and waiting for another one to finish.
-fn apt_get() -> Cmd {
+pub(super) fn apt_get() -> Cmd {
     Cmd::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive")
 }
 

@@ -15,6 +15,7 @@ mod table;
 mod work;
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
@@ -166,7 +167,7 @@ impl Visit<'_> {
         if self.state != State::Emitted {
             return self.work(signals).await;
         }
-        let viewer = coi.view(&watched, signals).await?;
+        let viewer = coi.view(&watched, Stdio::null(), signals).await?;
         let worked = self.work(signals).await;
         viewer.end().await;
         worked

@@ -1,0 +1,153 @@
+//! What is looked at on another kernel, by this program as it runs there.
+//!
+//! The daemon, the programs, the rules and the answer are the real ones; only Incus is missing, so plain cgroups are
+//! watched. What happens in one is compared with what a viewer of it was shown.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Said;
+use crate::bench::{Act, Attacker, Cgroup};
+use crate::coi::{Coi, Signals, io_error};
+use crate::setup::Ready;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How long anything may take on an emulated processor.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Nobody listens on any port there.
+const CLOSED_PORT: u16 = 4242;
+/// More than one step of the kernel's sums.
+const READ_BYTES: usize = 3 << 20;
+
+/// Looks, and says what it found.
+pub(crate) fn guest() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::catch()?;
+        let mut coi = Coi::new("/usr/bin/coi".into(), &Ready { incus_socket: "/run/no-incus".into() })?;
+        if let Err(error) = look(&mut coi, &mut signals).await {
+            Said::Fail(error.to_string()).say();
+            print!("{}", fs::read_to_string(coi.dir().join("daemon.log")).unwrap_or_default());
+        }
+        coi.stop().await;
+        Said::End.say();
+        Ok(())
+    })
+}
+
+async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
+    coi.start(&[], signals).await?;
+    let status = coi.ask("GET", "/v1/status", None, signals).await?;
+    let programs = status["programs"].as_array().map_or(0, Vec::len);
+    Said::Pass(format!("the daemon answers, with {programs} programs attached")).say();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    for hole in status["holes"].as_array().into_iter().flatten() {
+        Said::Hole(format!("{}: {}", text(&hole["what"]), text(&hole["why"]))).say();
+    }
+    acts(coi, signals).await?;
+    shell(coi, signals).await
+}
+
+/// Whether an event of the stream is one that is waited for.
+type Is = Box<dyn Fn(&Value) -> bool>;
+
+/// What is done in the watched cgroup, and the events by which each of it shows.
+async fn acts(coi: &Coi, signals: &mut Signals) -> Result<()> {
+    let cgroup = watch(coi, "acts", signals).await?;
+    let file = coi.workspace().join("read-me");
+    fs::write(&file, vec![b'x'; READ_BYTES]).map_err(io_error(file.display().to_string()))?;
+    let shown = coi.dir().join("events");
+    let out = File::create(&shown).map_err(io_error(shown.display().to_string()))?;
+    let mut viewer = coi.view(&cgroup.path(), out.into(), signals).await?;
+
+    let path = file.display().to_string();
+    let port = CLOSED_PORT.to_string();
+    for arguments in [vec!["true", "marked"], vec!["cat", &path], vec!["nc", "127.0.0.1", &port]] {
+        let mut command = cgroup.command("/bin/busybox");
+        command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Nobody listens: a connection fails, as it should.
+        signals.unless(arguments[0], LIMIT, command.status()).await?.map_err(io_error(arguments[0]))?;
+    }
+    // The viewer ends with the watch, after all that happened before.
+    coi.ask("DELETE", &format!("/v1/watches/{}", cgroup.name()), None, signals).await?;
+    signals.unless("the viewer's end", LIMIT, viewer.ended()).await??;
+    let shown = fs::read_to_string(&shown).map_err(io_error(shown.display().to_string()))?;
+    let events: Vec<Value> = shown.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+
+    let action = |name: &'static str| move |event: &Value| event["event"]["action"] == name;
+    let by = |applet: &'static str| move |event: &Value| event["process"]["args"][1] == applet;
+    let expected: Vec<(&str, Is)> = vec![
+        (
+            "an exec, with its program and arguments",
+            Box::new(move |event| {
+                let process = &event["process"];
+                action("exec")(event)
+                    && process["executable"] == "/bin/busybox"
+                    && process["args"] == json!(["/bin/busybox", "true", "marked"])
+            }),
+        ),
+        ("its end", Box::new(move |event| action("exit")(event) && by("true")(event))),
+        (
+            "an open, with its path, in the workspace",
+            Box::new(move |event| {
+                action("open")(event)
+                    && event["file"]["path"] == *path
+                    && event["coi"]["file"]["workspace"] == true
+            }),
+        ),
+        (
+            "a connection, with its address",
+            Box::new(move |event| {
+                let to = &event["destination"];
+                action("connect")(event) && to["ip"] == "127.0.0.1" && to["port"] == CLOSED_PORT
+            }),
+        ),
+    ];
+    for (what, is) in expected {
+        let found = events.iter().any(is);
+        if found { Said::Pass(what.to_owned()) } else { Said::Fail(format!("{what} was not shown")) }.say();
+    }
+    let of_cat = events.iter().filter(|event| action("read")(event) && by("cat")(event));
+    let bytes: u64 = of_cat.filter_map(|event| event["coi"]["io"]["bytes"].as_u64()).sum();
+    let what = format!("{bytes} of {READ_BYTES} bytes read");
+    if bytes == READ_BYTES as u64 { Said::Pass(what) } else { Said::Fail(what) }.say();
+    Ok(())
+}
+
+/// A shell whose input and output are a connection stands still at once.
+async fn shell(coi: &Coi, signals: &mut Signals) -> Result<()> {
+    let cgroup = watch(coi, "shell", signals).await?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut attacker = Attacker::start(cgroup.dir(), listener.local_addr()?.port(), Act::Shell)?;
+    let frozen = tokio::task::spawn_blocking(move || (attacker.freeze(LIMIT), attacker));
+    // Kept until the cgroup is removed: what is frozen ends with it.
+    let (frozen, _attacker) = signals.unless("the attack", 2 * LIMIT, frozen).await??;
+    let rules: Vec<String> = coi
+        .audit(cgroup.name(), signals)
+        .await?
+        .iter()
+        .filter_map(|record| record["rule"]["id"].as_str().map(str::to_owned))
+        .collect();
+    match frozen {
+        Ok(_) => Said::Pass("a shell on a connection is stopped".to_owned()),
+        Err(error) => {
+            Said::Fail(format!("a shell on a connection is not stopped ({error}); rules: {rules:?}"))
+        }
+    }
+    .say();
+    Ok(())
+}
+
+async fn watch(coi: &Coi, role: &str, signals: &mut Signals) -> Result<Cgroup> {
+    let cgroup = Cgroup::make(role)?;
+    let request = json!({
+        "subject": { "type": "cgroup", "path": cgroup.path() }, "respond": true, "workspace": coi.workspace(),
+    });
+    coi.ask("POST", "/v1/watches", Some(&request), signals).await?;
+    Ok(cgroup)
+}
