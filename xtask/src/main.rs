@@ -11,6 +11,7 @@ mod run;
 mod setup;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -40,7 +41,7 @@ enum Task {
     BenchAttacker { port: u16, act: bench::Act },
     /// Look at the kernel that this runs on (started by `test --kernel` in an emulator)
     #[command(hide = true)]
-    KernelGuest,
+    KernelGuest { coi: PathBuf },
     /// Become the Incus of a machine without a service manager (started by `setup`)
     #[command(hide = true)]
     IncusHost,
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(args),
         Task::Bench(args) => bench::run(args),
         Task::BenchAttacker { port, act } => bench::attack(port, act),
-        Task::KernelGuest => kernel::guest(),
+        Task::KernelGuest { coi } => kernel::guest(coi),
         Task::IncusHost => setup::incus_host().map_err(Into::into),
     };
     report.print();

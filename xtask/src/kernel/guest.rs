@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,23 +22,40 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const LIMIT: Duration = Duration::from_secs(120);
 /// Nobody listens on any port there.
 const CLOSED_PORT: u16 = 4242;
+/// An argument that nothing else has.
+const LAST: &str = "the-last-of-all";
+/// How often to look whether it was shown.
+const PAUSE: Duration = Duration::from_millis(50);
 /// More than one step of the kernel's sums.
 const READ_BYTES: usize = 3 << 20;
 
-/// Looks, and says what it found.
-pub(crate) fn guest() -> Result<()> {
+/// How much of an error is said, of its beginning and of its end: the verifier's reasons can be a thousand lines.
+const ERROR_CHARS: [usize; 2] = [200, 300];
+
+/// Looks with this `coi`, and says what it found.
+pub(crate) fn guest(coi: PathBuf) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let mut coi = Coi::new("/usr/bin/coi".into(), &Ready { incus_socket: "/run/no-incus".into() })?;
+        let mut coi = Coi::new(coi, &Ready { incus_socket: "/run/no-incus".into() })?;
         if let Err(error) = look(&mut coi, &mut signals).await {
-            Said::Fail(error.to_string()).say();
-            print!("{}", fs::read_to_string(coi.dir().join("daemon.log")).unwrap_or_default());
+            Said::Fail(brief(&error.to_string())).say();
         }
         coi.stop().await;
         Said::End.say();
         Ok(())
     })
+}
+
+/// The beginning and the end of a long text.
+fn brief(text: &str) -> String {
+    let [first, last] = ERROR_CHARS;
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= first + last {
+        return text.to_owned();
+    }
+    let part = |chars: &[char]| chars.iter().collect::<String>();
+    format!("{} ... {}", part(&chars[..first]), part(&chars[chars.len() - last..]))
 }
 
 async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
@@ -63,21 +81,28 @@ async fn acts(coi: &Coi, signals: &mut Signals) -> Result<()> {
     fs::write(&file, vec![b'x'; READ_BYTES]).map_err(io_error(file.display().to_string()))?;
     let shown = coi.dir().join("events");
     let out = File::create(&shown).map_err(io_error(shown.display().to_string()))?;
-    let mut viewer = coi.view(&cgroup.path(), out.into(), signals).await?;
+    let viewer = coi.view(&cgroup.path(), out.into(), signals).await?;
 
     let path = file.display().to_string();
     let port = CLOSED_PORT.to_string();
-    for arguments in [vec!["true", "marked"], vec!["cat", &path], vec!["nc", "127.0.0.1", &port]] {
+    let acts = [&["true", "marked"][..], &["cat", &path], &["nc", "127.0.0.1", &port], &["true", LAST]];
+    for arguments in acts {
         let mut command = cgroup.command("/bin/busybox");
-        command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Nobody listens: a connection fails, as it should.
         signals.unless(arguments[0], LIMIT, command.status()).await?.map_err(io_error(arguments[0]))?;
     }
-    // The viewer ends with the watch, after all that happened before.
-    coi.ask("DELETE", &format!("/v1/watches/{}", cgroup.name()), None, signals).await?;
-    signals.unless("the viewer's end", LIMIT, viewer.ended()).await??;
-    let shown = fs::read_to_string(&shown).map_err(io_error(shown.display().to_string()))?;
-    let events: Vec<Value> = shown.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    // Events come in order: with the last, all are there.
+    let read = || fs::read_to_string(&shown).map_err(io_error(shown.display().to_string()));
+    let come = signals.unless("the last event", LIMIT, async {
+        while read().is_ok_and(|shown| !shown.contains(LAST)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    let come = come.await;
+    viewer.end().await;
+    come?;
+    let events: Vec<Value> = read()?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
 
     let action = |name: &'static str| move |event: &Value| event["event"]["action"] == name;
     let by = |applet: &'static str| move |event: &Value| event["process"]["args"][1] == applet;
@@ -87,7 +112,7 @@ async fn acts(coi: &Coi, signals: &mut Signals) -> Result<()> {
             Box::new(move |event| {
                 let process = &event["process"];
                 action("exec")(event)
-                    && process["executable"] == "/bin/busybox"
+                    && process["executable"].as_str().is_some_and(|path| path.ends_with("/busybox"))
                     && process["args"] == json!(["/bin/busybox", "true", "marked"])
             }),
         ),
@@ -150,4 +175,20 @@ async fn watch(coi: &Coi, role: &str, signals: &mut Signals) -> Result<Cgroup> {
     });
     coi.ask("POST", "/v1/watches", Some(&request), signals).await?;
     Ok(cgroup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_ends() {
+        assert_eq!(brief("short"), "short");
+        let long = format!("begin{}end", "ä".repeat(1000));
+        let brief = brief(&long);
+        assert!(
+            brief.starts_with("begin") && brief.ends_with("end") && brief.chars().count() < 520,
+            "{brief}"
+        );
+    }
 }

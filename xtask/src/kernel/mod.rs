@@ -45,7 +45,7 @@ mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmp /tmp
 ip link set lo up
-xtask kernel-guest
+xtask kernel-guest /usr/bin/coi
 poweroff -f
 ";
 
