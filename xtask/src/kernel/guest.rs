@@ -61,9 +61,10 @@ fn brief(text: &str) -> String {
 async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
     coi.start(&[], signals).await?;
     let status = coi.ask("GET", "/v1/status", None, signals).await?;
-    let programs = status["programs"].as_array().map_or(0, Vec::len);
-    Said::Pass(format!("the daemon answers, with {programs} programs attached")).say();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let hooks: Vec<_> = status["programs"].as_array().into_iter().flatten().map(text).collect();
+    Said::Pass(format!("the daemon answers, with {} programs attached", hooks.len())).say();
+    Said::Hooks(hooks.join(" ")).say();
     for hole in status["holes"].as_array().into_iter().flatten() {
         Said::Hole(format!("{}: {}", text(&hole["what"]), text(&hole["why"]))).say();
     }

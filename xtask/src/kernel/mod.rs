@@ -58,6 +58,8 @@ enum Said {
     Fail(String),
     /// Something that cannot be seen there.
     Hole(String),
+    /// Where the daemon's programs are attached.
+    Hooks(String),
     /// That was all.
     End,
 }
@@ -71,6 +73,7 @@ impl Said {
             "PASS" => Some(Self::Pass(rest.to_owned())),
             "FAIL" => Some(Self::Fail(rest.to_owned())),
             "HOLE" => Some(Self::Hole(rest.to_owned())),
+            "HOOKS" => Some(Self::Hooks(rest.to_owned())),
             "END" => Some(Self::End),
             _ => None,
         }
@@ -83,6 +86,7 @@ impl Said {
             Self::Pass(what) => println!("{SAYS} PASS {}", one_line(what)),
             Self::Fail(what) => println!("{SAYS} FAIL {}", one_line(what)),
             Self::Hole(what) => println!("{SAYS} HOLE {}", one_line(what)),
+            Self::Hooks(what) => println!("{SAYS} HOOKS {}", one_line(what)),
             Self::End => println!("{SAYS} END"),
         }
     }
@@ -199,6 +203,7 @@ async fn boot(kernel: &Kernel, initramfs: &Path) -> Result<bool> {
             Said::Pass(what) => anstream::println!("     pass  {what}"),
             Said::Fail(what) => anstream::println!("     FAIL  {what}"),
             Said::Hole(what) => anstream::println!("     hole  {what}"),
+            Said::Hooks(what) => anstream::println!("    hooks  {what}"),
             Said::End => {}
         }
     }

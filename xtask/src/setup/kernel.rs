@@ -15,6 +15,10 @@ use crate::run::{Cmd, Step, on_path};
 
 /// What depends on the current kernel of each suite.
 const CURRENT: &str = "linux-image-amd64";
+/// What the names of its packages begin with; the kernel's release follows.
+const IMAGE: &str = "linux-image-";
+/// What the file's name begins with; the kernel's release follows.
+const FILE: &str = "vmlinuz-";
 /// What is in every version that was made for an older release.
 const BACKPORT: &str = "~bpo";
 
@@ -85,16 +89,15 @@ impl Image {
     pub(super) fn kernel(self) -> Option<Kernel> {
         let entries = fs::read_dir(self.dir()).ok()?.flatten();
         entries.map(|entry| entry.path()).find_map(|path| {
-            let version = path.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
+            let version = path.file_name()?.to_str()?.strip_prefix(FILE)?.to_owned();
             Some(Kernel { version, image: path })
         })
     }
 
     /// The version of [`CURRENT`], of which apt lists the latest first.
     fn version(self) -> Result<Option<String>, SetupError> {
-        let table = Cmd::new("apt-cache").args(["madison", CURRENT]).output()?;
         let wanted = |version: &String| version.contains(BACKPORT) == (self == Self::Backports);
-        Ok(madison(&table).into_iter().find(wanted))
+        Ok(versions(CURRENT)?.into_iter().find(wanted))
     }
 }
 
@@ -112,8 +115,8 @@ impl Item for Image {
 
     fn by_hand(&self) -> String {
         format!(
-            "apt-get download the package that {CURRENT} depends on, unpack it with dpkg -x, and put its \
-             boot/vmlinuz-VERSION into {}",
+            "apt-get download the package that {CURRENT} depends on, unpack it with dpkg -x, and put its vmlinuz into \
+             {} as {FILE}RELEASE",
             self.dir().display()
         )
     }
@@ -137,19 +140,25 @@ impl Item for Image {
         let shown = Cmd::new("apt-cache").args(["show", "--no-all-versions", &current]).output()?;
         let package =
             depends(&shown).ok_or_else(|| unavailable(format!("{current} depends on no kernel")))?;
+        let release = package.trim_start_matches(IMAGE);
+        // In later releases of Debian that package only names the one that holds the kernel.
+        let binary = format!("linux-binary-{release}");
+        let package = if versions(&binary)?.is_empty() { package } else { &binary };
         step.say(format!("downloading {package}"));
         let work = tempfile::tempdir_in(STATE).map_err(io_error(STATE, "create a directory in it"))?;
         let download = apt::apt_get().args(["-oAPT::Sandbox::User=root", "download", package]);
         download.dir(work.path()).limit(Duration::from_secs(600)).output()?;
         step.say(format!("unpacking {package}"));
-        let file = only(work.path(), |name| name.ends_with(".deb"))
-            .ok_or_else(|| unavailable(format!("apt-get downloaded no {package}")))?;
+        let mut entries = fs::read_dir(work.path()).map_err(io_error(work.path(), "read this directory"))?;
+        let file = entries.find_map(|entry| Some(entry.ok()?.path()));
+        let file = file.ok_or_else(|| unavailable(format!("apt-get downloaded no {package}")))?;
         let unpacked = work.path().join("unpacked");
         Cmd::new("dpkg").arg("-x").arg(&file).arg(&unpacked).limit(Duration::from_secs(300)).output()?;
-        let image = only(&unpacked.join("boot"), |name| name.starts_with("vmlinuz-"))
-            .ok_or_else(|| unavailable(format!("{package} holds no kernel")))?;
+        let places = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let image = places.map(|place| unpacked.join(place)).into_iter().find(|image| image.is_file());
+        let image = image.ok_or_else(|| unavailable(format!("{package} holds no kernel")))?;
         make_dir(&self.dir())?;
-        let target = self.dir().join(image.file_name().unwrap_or_default());
+        let target = self.dir().join(format!("{FILE}{release}"));
         fs::rename(&image, &target).map_err(io_error(&target, "move the kernel here"))?;
         Ok(format!("{package} {version}"))
     }
@@ -163,15 +172,12 @@ pub(super) fn kernels() -> Vec<Kernel> {
 /// The package that is named first in `Depends: linux-image-6.1.0-1-amd64 (= 6.1.1-1)`.
 fn depends(shown: &str) -> Option<&str> {
     let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
-    depends.split([' ', ',']).find(|word| word.starts_with("linux-image-"))
+    depends.split([' ', ',']).find(|word| word.starts_with(IMAGE))
 }
 
-/// The first file of a directory whose name is wanted.
-fn only(dir: &Path, wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
-    let entries = fs::read_dir(dir).ok()?.flatten();
-    entries
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted))
+/// The versions of a package that apt knows.
+fn versions(package: &str) -> Result<Vec<String>, SetupError> {
+    Ok(madison(&Cmd::new("apt-cache").args(["madison", package]).output()?))
 }
 
 fn need_apt(packages: &str) -> Result<(), SetupError> {

@@ -10,9 +10,9 @@
 //! throttled; what remains is unaccounted for. The sends stay inside a network of the flood's own. Nothing fails for
 //! being slow or lost.
 
+mod result;
 mod told;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,18 +20,17 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use self::result::{Attacks, Flooded, Loss, Shown, lost};
 use self::told::{Counts, Told};
 use super::attacker::{APART, Act, Attacker};
 use super::cgroup::Cgroup;
 use super::machine::Machine;
-use super::stats::Summary;
 use super::{Format, programs};
 use crate::coi::{self, Coi, Profile, Signals, io_error};
 use crate::run::{Mark, Step};
@@ -107,7 +106,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             anstream::println!(
                 "{PRODUCERS} producers for {seconds} s each in A, attacks in B and A: {machine}"
             );
-            print(&floods);
+            result::print(&floods);
         }
         Format::Json => {
             let result = json!({
@@ -222,45 +221,6 @@ struct Flood {
     seconds: u32,
 }
 
-/// What became of it.
-#[derive(Debug, Serialize)]
-struct Flooded {
-    flood: &'static str,
-    viewer: bool,
-    done: u64,
-    /// The producers' events that the viewer was shown.
-    shown: Option<u64>,
-    /// The events of any kind that were ready for the viewer, but not waited for.
-    viewer_missed: Option<u64>,
-    lost_in_a: Vec<Loss>,
-    lost_in_b: Vec<Loss>,
-    /// Done, and neither shown, missed, lost nor throttled.
-    unaccounted: Option<i64>,
-    attacks: Vec<Attacks>,
-}
-
-/// Events that were not delivered.
-#[derive(Debug, Serialize)]
-struct Loss {
-    kind: String,
-    ring: &'static str,
-    /// `ring` if it was full, `budget` if they were throttled.
-    reason: String,
-    count: u64,
-}
-
-/// The attacks in one place during one flood.
-#[derive(Debug, Serialize)]
-struct Attacks {
-    place: &'static str,
-    count: usize,
-    missed: usize,
-    /// By the attacker's and the watcher's clocks.
-    observed_us: Option<Summary>,
-    /// By the daemon's records: from the shell's exec on.
-    recorded_us: Option<Summary>,
-}
-
 impl Flood {
     fn title(&self) -> &'static str {
         self.kind.map_or("no flood", |kind| kind.name)
@@ -296,7 +256,7 @@ impl Flood {
         let mut losses = Vec::new();
         for ((victim, latencies), place) in victims.iter_mut().zip(latencies).zip(["B", "A"]) {
             let records = victim.records(coi, signals).await?;
-            attacks.push(Attacks::of(place, latencies, &records));
+            attacks.push(Attacks::of(place, latencies, &records, RULE));
             losses.push(lost(&records));
         }
         let lost_in_a = losses.pop().unwrap_or_default();
@@ -312,25 +272,15 @@ impl Flood {
         lost_in_a: Vec<Loss>,
         lost_in_b: Vec<Loss>,
     ) -> Flooded {
-        let event = self.kind.map(|kind| kind.event);
-        let lost: u64 =
-            lost_in_a.iter().filter(|loss| Some(&*loss.kind) == event).map(|loss| loss.count).sum();
-        let events = shown.zip(self.kind).map(|(shown, kind)| shown.of_kind(kind.event, kind.program));
-        let missed = shown.map(|shown| shown.missed);
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        Flooded {
-            flood: self.title(),
-            viewer: self.viewer,
-            done,
-            shown: events,
-            viewer_missed: missed,
-            unaccounted: events
-                .zip(missed)
-                .map(|(events, missed)| signed(done) - signed(events + missed + lost)),
-            lost_in_a,
-            lost_in_b,
-            attacks,
-        }
+        let lost = |kind: Kind| {
+            let of_kind = lost_in_a.iter().filter(|loss| loss.kind == kind.event);
+            of_kind.map(|loss| loss.count).sum::<u64>()
+        };
+        let shown = shown.zip(self.kind).map(|(counts, kind)| {
+            let events = counts.of_kind(kind.event, kind.program);
+            Shown::new(done, events, counts.missed, lost(kind))
+        });
+        Flooded { flood: self.title(), viewer: self.viewer, done, shown, lost_in_a, lost_in_b, attacks }
     }
 
     /// Lets the producers loose, in A and in a network of their own.
@@ -361,144 +311,4 @@ async fn counted(producers: &mut Child, signals: &mut Signals) -> Result<u64> {
     signals.unless("the producers' end", LIMIT, out.read_to_string(&mut said)).await??;
     let status = signals.unless("the producers' end", LIMIT, producers.wait()).await??;
     said.trim().parse().map_err(|_| format!("the producers ended with {status} and said {said:?}").into())
-}
-
-impl Attacks {
-    fn of(place: &'static str, latencies: Vec<Option<u64>>, records: &[Value]) -> Self {
-        let recorded = records
-            .iter()
-            .filter(|record| record["rule"]["id"] == RULE)
-            .filter_map(|record| Some(record.pointer("/coi/action/latency_us")?.as_u64()? * 1000));
-        let count = latencies.len();
-        let observed: Vec<u64> = latencies.into_iter().flatten().collect();
-        Self {
-            place,
-            count,
-            missed: count - observed.len(),
-            observed_us: Summary::of(observed),
-            recorded_us: Summary::of(recorded.collect()),
-        }
-    }
-}
-
-/// The losses in records of an audit log, by kind and reason.
-fn lost(records: &[Value]) -> Vec<Loss> {
-    let mut counts = BTreeMap::<(String, String), u64>::new();
-    for record in records
-        .iter()
-        .filter(|record| record["event"]["action"] == "loss" && record["event"]["kind"] == "event")
-    {
-        let loss = &record["coi"]["loss"];
-        let text = |value: &Value, otherwise: &str| value.as_str().unwrap_or(otherwise).to_owned();
-        let key = (text(&loss["kind"], "unknown"), text(&loss["reason"], "ring"));
-        *counts.entry(key).or_default() += loss["count"].as_u64().unwrap_or_default();
-    }
-    let loss = |((kind, reason), count): ((String, String), u64)| {
-        let ring = if ["open", "read", "send"].contains(&&*kind) { "bulk" } else { "priority" };
-        Loss { kind, ring, reason, count }
-    };
-    counts.into_iter().map(loss).collect()
-}
-
-/// Prints the tables for people.
-fn print(floods: &[Flooded]) {
-    anstream::println!(
-        "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12}  lost in B",
-        "flood",
-        "viewer",
-        "done",
-        "shown",
-        "missed",
-        "lost",
-        "throttled",
-        "unaccounted"
-    );
-    for flood in floods.iter().filter(|flood| flood.done > 0) {
-        let lost = |losses: &[Loss], budget: bool| {
-            losses
-                .iter()
-                .filter(|loss| (loss.reason == "budget") == budget)
-                .map(|loss| loss.count)
-                .sum::<u64>()
-        };
-        let number = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let signed = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
-        anstream::println!(
-            "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12}  {}",
-            flood.flood,
-            if flood.viewer { "yes" } else { "no" },
-            flood.done,
-            number(signed(flood.shown)),
-            number(signed(flood.viewer_missed)),
-            lost(&flood.lost_in_a, false),
-            lost(&flood.lost_in_a, true),
-            number(flood.unaccounted),
-            flood.lost_in_b.iter().map(|loss| loss.count).sum::<u64>(),
-        );
-        for (place, losses) in [("A", &flood.lost_in_a), ("B", &flood.lost_in_b)] {
-            for Loss { kind, ring, reason, count } in losses {
-                anstream::println!("{:<16} {place}: {count} {kind} ({ring} ring, {reason})", "");
-            }
-        }
-    }
-    anstream::println!();
-    anstream::println!(
-        "{:<9} {:<6} {:<3} {:>8} {:>7} {:>9} {:>9} {:>9} {:>16} {:>9} {:>9}",
-        "flood",
-        "viewer",
-        "in",
-        "attacks",
-        "missed",
-        "median",
-        "p99",
-        "max",
-        "recorded median",
-        "p99",
-        "max"
-    );
-    for flood in floods {
-        for Attacks { place, count, missed, observed_us, recorded_us } in &flood.attacks {
-            let [observed, recorded] = [observed_us, recorded_us].map(|summary| {
-                summary.map_or(["-".to_owned(), "-".to_owned(), "-".to_owned()], |summary| {
-                    [summary.median, summary.p99, summary.max].map(|us| format!("{:.3}", us / 1000.0))
-                })
-            });
-            anstream::println!(
-                "{:<9} {:<6} {place:<3} {count:>8} {missed:>7} {:>9} {:>9} {:>9} {:>16} {:>9} {:>9}",
-                flood.flood,
-                if flood.viewer { "yes" } else { "no" },
-                observed[0],
-                observed[1],
-                observed[2],
-                recorded[0],
-                recorded[1],
-                recorded[2],
-            );
-        }
-    }
-    anstream::println!(
-        "milliseconds from connect(2) to frozen; recorded: from the shell's exec, by the audit log"
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn losses_are_summed_by_kind_and_reason() {
-        let record = |kind: &str, reason: Value, count: u64| json!({ "event": { "kind": "event", "action": "loss" }, "coi": { "loss": { "kind": kind, "reason": reason, "count": count } } });
-        let mut records = vec![record("fork", "budget".into(), 2), record("fork", "budget".into(), 3)];
-        records.push(record("open", Value::Null, 4));
-        records.push(
-            json!({ "event": { "kind": "alert", "action": "loss" }, "coi": { "loss": { "count": 9 } } }),
-        );
-        let found: Vec<_> =
-            lost(&records).into_iter().map(|loss| (loss.kind, loss.ring, loss.reason, loss.count)).collect();
-        let wanted = [("fork", "priority", "budget", 5), ("open", "bulk", "ring", 4)];
-        assert_eq!(
-            found,
-            wanted.map(|(kind, ring, reason, count)| (kind.into(), ring, reason.into(), count))
-        );
-    }
 }
