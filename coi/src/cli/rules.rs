@@ -8,10 +8,10 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
 
 use super::{Code, Failure, Format, Result};
-use crate::monitor::event::EventKind;
+use crate::monitor::event::{EventKind, Field, FieldDef, Source};
 use crate::monitor::rulefiles::{self, RuleFilesError};
 use crate::monitor::rules::testing::{self, Report};
-use crate::monitor::rules::{Rule, RuleSet};
+use crate::monitor::rules::{self, Rule, RuleSet};
 use crate::ui::{self, plain};
 
 /// The rules: those built in, those of /etc/coi/rules.d, and those of a directory.
@@ -28,6 +28,13 @@ enum Command {
     List {
         #[command(flatten)]
         from: From,
+        /// How to print them.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// List the fields that rules can test: type, source, the events that carry it, meaning.
+    #[command(after_help = "Examples:\n  coi rules fields\n  coi rules fields --format json | jq '.[].name'")]
+    Fields {
         /// How to print them.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -87,6 +94,15 @@ impl Rules {
                 };
                 (text, Code::OK)
             }
+            Command::Fields { format } => {
+                let text = match format {
+                    Format::Text => rules::fields_table(),
+                    Format::Json => {
+                        format!("{:#}\n", Field::TABLE.iter().map(field).collect::<serde_json::Value>())
+                    }
+                };
+                (text, Code::OK)
+            }
             Command::Test { filter, from, format } => {
                 let report = testing::run(&from.load()?, filter.as_deref());
                 let text = match format {
@@ -116,12 +132,30 @@ fn object(rule: &Rule) -> serde_json::Value {
         "id": rule.id,
         "title": rule.title,
         "severity": rule.severity,
+        "action": rule.action(),
         "enabled": rule.enabled,
         "events": rule.kinds.iter().map(EventKind::name).collect::<Vec<_>>(),
         "attack": rule.attack,
         "thresholds": rule.thresholds().collect::<std::collections::BTreeMap<_, _>>(),
         "tests": rule.tests(),
         "origin": rule.origin,
+    })
+}
+
+fn field(def: &FieldDef) -> serde_json::Value {
+    let programs: std::collections::BTreeSet<_> = def
+        .kinds
+        .iter()
+        .flat_map(|kind| kind.programs())
+        .filter(|_| def.field.source() == Source::Kernel)
+        .collect();
+    json!({
+        "name": def.name,
+        "type": def.ty.name(),
+        "events": def.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
+        "source": def.field.source().name(),
+        "programs": programs,
+        "meaning": def.doc,
     })
 }
 

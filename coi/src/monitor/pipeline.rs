@@ -27,7 +27,7 @@ use super::{
     event::{Container, Event, EventKind},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     respond::{RespondError, action_for},
-    rules::{Alert, Engine, RuleSet},
+    rules::{Alert, Engine, RuleSet, Unsaid},
     sensor::{
         BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
@@ -89,6 +89,8 @@ pub enum Note {
     Gone,
     /// Events were lost.
     Lost(Box<Event>),
+    /// Alerts that were not repeated, and state that had to go.
+    Unsaid(Unsaid),
     /// It is watched no longer; there will be nothing more.
     Over,
     /// A person wants something done, after all that was noted before.
@@ -336,8 +338,9 @@ impl Pipeline {
 
     fn rearm(&mut self, watched: &Arc<Watched>) {
         for id in self.ids(watched) {
-            self.engine.reset(id);
+            let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
+                scoped.watched.report(unsaid);
                 scoped.done = None;
             }
         }
@@ -357,8 +360,10 @@ impl Pipeline {
 
     fn ended(&mut self, id: u64) {
         self.lineage.forget(id);
-        self.engine.forget(id);
-        self.scopes.remove(&id);
+        let unsaid = self.engine.forget(id);
+        if let Some(scoped) = self.scopes.remove(&id) {
+            scoped.watched.report(unsaid);
+        }
     }
 
     fn take(&mut self, raw: RawEvent) {
@@ -420,7 +425,7 @@ impl Pipeline {
 impl Scoped {
     fn answer(&mut self, event: &Event, alert: Alert) {
         let respond = self.watched.respond.load(Ordering::Relaxed);
-        let wanted = if respond { action_for(alert.rule.severity) } else { ActionName::Log };
+        let wanted = if respond { action_for(alert.rule.action()) } else { ActionName::Log };
         let action = match (wanted, self.done) {
             (ActionName::Log, _) => ActionName::Log,
             (ActionName::Freeze, Some(_)) | (_, Some(ActionName::Kill)) => ActionName::Log,
@@ -457,6 +462,12 @@ impl Watched {
     fn tell(&self, note: Note) {
         if self.notes.try_send(note).is_err() {
             self.unsaid.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn report(&self, unsaid: Unsaid) {
+        if !unsaid.is_empty() {
+            self.tell(Note::Unsaid(unsaid));
         }
     }
 

@@ -53,6 +53,7 @@ pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<
         put(&mut object, "threat.technique.id", rule.attack.clone().into());
     }
     put(&mut object, "coi.severity", rule.severity.name().into());
+    put(&mut object, "coi.response", rule.action().name().into());
     put(&mut object, "coi.message", alert.message.as_str().into());
     if alert.suppressed_before > 0 {
         put(&mut object, "coi.suppressed", alert.suppressed_before.into());

@@ -7,8 +7,10 @@ mod fields;
 mod kind;
 mod process;
 mod record;
+mod source;
 
 pub use fields::{Field, FieldDef, Record, Type, Value};
 pub use kind::EventKind;
 pub use process::{Process, ProcessKey};
 pub use record::{Actor, Container, Detail, Event, FileDetail, LinkDetail, Text, stream_kind};
+pub use source::Source;

@@ -9,12 +9,13 @@
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::AddAssign,
     sync::Arc,
 };
 
 use super::{
     message,
-    model::{Measure, Rule, RuleSet},
+    model::{At, Measure, Rule, RuleSet},
     quantity,
     state::{Contribution, Keyed, Progress, SUBJECTS, What, key_cap},
 };
@@ -55,6 +56,16 @@ pub struct Counters {
     pub evicted: u64,
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.suppressed += other.suppressed;
+        self.evicted += other.evicted;
+    }
+}
+
+/// What rules did not say aloud about one container.
+pub type Unsaid = Vec<(Arc<Rule>, Counters)>;
+
 /// Applies a set of rules to events, container by container.
 #[derive(Debug)]
 pub struct Engine {
@@ -71,6 +82,8 @@ type Scope = Vec<RuleState>;
 struct RuleState {
     progress: Keyed<Progress>,
     said: Keyed<Said>,
+    /// What no alert and no report has told yet.
+    unsaid: Counters,
 }
 
 /// What was said about one subject.
@@ -97,48 +110,74 @@ impl Engine {
     /// Judges one event of the container `scope` and appends the alerts to `out`. Events of the phase `setup`
     /// are not judged. The events of a container come in the order of their times.
     pub fn evaluate<R: Record>(&mut self, record: &R, scope: u64, out: &mut Vec<Alert>) {
-        let steps = self.rules.steps(record.kind());
-        if steps.is_empty() || matches!(record.get(Field::Phase), Some(Value::Keyword("setup"))) {
+        let parts = self.rules.parts(record.kind());
+        if parts.is_empty() || matches!(record.get(Field::Phase), Some(Value::Keyword("setup"))) {
             return;
         }
-        for &(at, step) in steps {
+        for &(at, part) in parts {
             let rule = &self.rules.rules()[at];
-            if rule.steps[step].condition.holds(record) && !rule.excepts(record) {
-                let states = self
-                    .scopes
-                    .entry(scope)
-                    .or_insert_with(|| self.rules.rules().iter().map(|_| RuleState::default()).collect());
-                out.extend(matched(rule, step, record, &mut states[at], &mut self.counters[at]));
+            if !rule.condition(part).is_some_and(|condition| condition.holds(record)) {
+                continue;
+            }
+            match part {
+                At::Unless => {
+                    if let (Some(scope), Some(pattern)) = (self.scopes.get_mut(&scope), &rule.pattern) {
+                        scope[at].progress.remove(key(record, &pattern.by));
+                    }
+                }
+                At::Step(step) if !rule.excepts(record) => {
+                    let states = self
+                        .scopes
+                        .entry(scope)
+                        .or_insert_with(|| self.rules.rules().iter().map(|_| RuleState::default()).collect());
+                    let mut counted = Counters::default();
+                    if let Some(alert) = matched(rule, step, record, &mut states[at], &mut counted) {
+                        let unsaid = &mut states[at].unsaid.suppressed;
+                        *unsaid = unsaid.saturating_sub(alert.suppressed_before);
+                        out.push(alert);
+                    }
+                    states[at].unsaid += counted;
+                    self.counters[at] += counted;
+                }
+                At::Step(_) => {}
             }
         }
     }
 
     /// Arms a container again, after it was thawed: what led to earlier alerts is forgotten, and nothing is
-    /// suppressed because of them.
-    pub fn reset(&mut self, scope: u64) {
-        for state in self.scopes.get_mut(&scope).into_iter().flatten() {
+    /// suppressed because of them. What was not said aloud so far is said now.
+    pub fn reset(&mut self, scope: u64) -> Unsaid {
+        let Some(states) = self.scopes.get_mut(&scope) else { return Unsaid::new() };
+        for state in states.iter_mut() {
             state.progress.clear();
             state.said.clear();
         }
+        unsaid(&self.rules, states)
     }
 
-    /// Forgets a container that is gone.
-    pub fn forget(&mut self, scope: u64) {
-        self.scopes.remove(&scope);
+    /// Forgets a container that is gone, and says what was not said aloud so far.
+    pub fn forget(&mut self, scope: u64) -> Unsaid {
+        self.scopes.remove(&scope).map(|mut states| unsaid(&self.rules, &mut states)).unwrap_or_default()
     }
 
     /// The sums over all rules.
     pub fn counters(&self) -> Counters {
-        self.counters.iter().fold(Counters::default(), |sum, counters| Counters {
-            suppressed: sum.suppressed + counters.suppressed,
-            evicted: sum.evicted + counters.evicted,
-        })
+        let mut sum = Counters::default();
+        self.counters.iter().for_each(|counters| sum += *counters);
+        sum
     }
 
     /// What each rule did not say aloud.
     pub fn counters_by_rule(&self) -> impl Iterator<Item = (&Arc<Rule>, Counters)> {
         self.rules.rules().iter().zip(self.counters.iter().copied())
     }
+}
+
+/// Takes what was not said yet.
+fn unsaid(rules: &RuleSet, states: &mut Scope) -> Unsaid {
+    let taken = states.iter_mut().map(|state| std::mem::take(&mut state.unsaid));
+    let by_rule = rules.rules().iter().cloned().zip(taken);
+    by_rule.filter(|(_, counters)| *counters != Counters::default()).collect()
 }
 
 impl Rule {
@@ -170,7 +209,9 @@ fn matched<R: Record>(
         }
         evidence.extend(progress.contributions(&rule.steps).map(|contribution| explain(&contribution)));
         evidence.sort_by_key(|evidence| evidence.time);
-        state.progress.remove(key);
+        if !pattern.again {
+            state.progress.remove(key);
+        }
     }
     let subject = key(record, &rule.suppress.by);
     let (said, evicted) = state.said.entry(subject, now, SUBJECTS, || Said { at: None, suppressed: 0 });

@@ -16,6 +16,7 @@
 
 mod attack;
 mod check;
+mod docs;
 mod engine;
 mod error;
 mod eval;
@@ -30,9 +31,10 @@ mod state;
 pub mod testing;
 pub mod wanted;
 
-pub use engine::{Alert, Counters, Engine, Evidence};
+pub use docs::{fields_table, reference};
+pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};
-pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
+pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
 pub use wanted::Wanted;
 

@@ -81,7 +81,7 @@ pub fn run(rules: &RuleSet, filter: Option<&str>) -> Report {
             outcomes.push(Outcome {
                 rule: rule.id.clone(),
                 test: test.name.clone(),
-                failure: test.run(rule),
+                failure: test.run(rules, rule),
             });
         }
         for (fires, what) in [(true, "fire"), (false, "quiet")] {
@@ -177,10 +177,8 @@ impl Record for TestRecord {
 
 impl Test {
     /// Runs the test; says why it failed.
-    fn run(&self, rule: &Arc<Rule>) -> Option<String> {
-        let mut rule = Rule::clone(rule);
-        rule.enabled = true;
-        let mut engine = Engine::new(Arc::new(RuleSet::index(vec![Arc::new(rule)])));
+    fn run(&self, rules: &RuleSet, rule: &Rule) -> Option<String> {
+        let mut engine = Engine::new(Arc::new(rules.only(rule)));
         let mut records: Vec<TestRecord> = self.events.iter().flat_map(Line::records).collect();
         records.sort_by_key(|record| record.time);
         let mut alerts = Vec::new();
