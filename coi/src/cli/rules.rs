@@ -138,7 +138,7 @@ fn object(rule: &Rule) -> serde_json::Value {
         "attack": rule.attack,
         "thresholds": rule.thresholds().collect::<std::collections::BTreeMap<_, _>>(),
         "tests": rule.tests(),
-        "origin": rule.origin,
+        "origin": rule.origin(),
     })
 }
 

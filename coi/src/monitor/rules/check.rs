@@ -1,7 +1,7 @@
 //! Trees into typed conditions: every name is known, every operator is for its field's type, every value
 //! has it, and every field comes with one of the kinds of events that the rule looks at.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use globset::GlobBuilder;
 use ipnet::IpNet;
@@ -116,10 +116,27 @@ pub(super) fn check(
     kinds: KindSet,
     definitions: &Definitions,
     errors: &mut Vec<RuleError>,
-) -> Expr {
+) -> Condition {
     let mut checker =
         Checker { definitions, kinds, text, open: Vec::new(), alone: false, parts: PARTS, errors };
-    checker.expr(tree)
+    let expr = checker.expr(tree);
+    Condition { expr, kinds, written: Arc::new(Written { text: text.clone(), tree: tree.clone() }) }
+}
+
+/// A condition: what is evaluated, and what was written.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) expr: Expr,
+    /// The kinds of events that it is for.
+    pub(super) kinds: KindSet,
+    pub(super) written: Arc<Written>,
+}
+
+/// A condition as it was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) text: Text,
+    pub(super) tree: Node,
 }
 
 /// Checks a macro by itself, as if for a rule that looks at every kind of event.

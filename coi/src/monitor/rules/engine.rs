@@ -116,7 +116,7 @@ impl Engine {
         }
         for &(at, part) in parts {
             let rule = &self.rules.rules()[at];
-            if !rule.condition(part).is_some_and(|condition| condition.holds(record)) {
+            if !rule.condition(part).is_some_and(|condition| condition.expr.holds(record)) {
                 continue;
             }
             match part {
@@ -183,7 +183,7 @@ fn unsaid(rules: &RuleSet, states: &mut Scope) -> Unsaid {
 impl Rule {
     /// Whether one of its exceptions holds.
     fn excepts<R: Record>(&self, record: &R) -> bool {
-        self.exceptions.iter().any(|exception| !exception.expired && exception.condition.holds(record))
+        self.exceptions.iter().any(|exception| !exception.expired && exception.condition.expr.holds(record))
     }
 }
 

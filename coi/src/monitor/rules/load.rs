@@ -45,9 +45,8 @@ use toml::{
 
 use super::{
     attack,
-    check::{self, Definitions, List, Macro, Text},
+    check::{self, Condition, Definitions, List, Macro, Text},
     error::{File, Place, RuleError, RuleErrorKind, file, nearest},
-    eval::Expr,
     message::Template,
     model::{
         Action, Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold,
@@ -561,8 +560,9 @@ impl RuleLoader<'_, '_> {
             .filter_map(|(table, span)| testing::read(self.reader, table, &span))
             .collect();
         let title = title?.value;
+        let Text { value: id, place } = id?;
         Some(Rule {
-            id: id?.value,
+            id,
             description: description.trim().to_owned(),
             severity: severity?,
             own_action,
@@ -570,7 +570,7 @@ impl RuleLoader<'_, '_> {
             kinds,
             enabled,
             exceptions,
-            origin: self.reader.file.name().to_owned(),
+            place,
             message: message.unwrap_or_else(|| Template::plain(&title)),
             title,
             steps,
@@ -731,7 +731,7 @@ impl RuleLoader<'_, '_> {
         table: &DeTable<'_>,
         span: &Range<usize>,
         what: &'static str,
-    ) -> Option<(KindSet, Expr)> {
+    ) -> Option<(KindSet, Condition)> {
         let text = self.reader.needed_text(table, span, "condition", what);
         let tree = text.as_ref().and_then(|text| self.reader.parse(text));
         let Some(value) = table.get("event") else {

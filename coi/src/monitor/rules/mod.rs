@@ -21,6 +21,7 @@ mod engine;
 mod error;
 mod eval;
 mod lexer;
+mod lint;
 mod load;
 mod message;
 mod model;

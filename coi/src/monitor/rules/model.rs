@@ -6,8 +6,13 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    check::Definitions, error::RuleError, eval::Expr, load, message::Template, overrides::Overrides,
-    testing::Test, wanted::Wanted,
+    check::{Condition, Definitions},
+    error::{Place, RuleError},
+    load,
+    message::Template,
+    overrides::Overrides,
+    testing::Test,
+    wanted::Wanted,
 };
 use crate::monitor::event::{EventKind, Field};
 
@@ -193,7 +198,7 @@ pub struct Exception {
     pub expires: Option<Date>,
     /// Whether that day had come when the rules were compiled.
     pub expired: bool,
-    pub(super) condition: Expr,
+    pub(super) condition: Condition,
 }
 
 /// A rule.
@@ -217,8 +222,8 @@ pub struct Rule {
     pub enabled: bool,
     /// When it is not meant.
     pub exceptions: Vec<Exception>,
-    /// The name of the file it is from.
-    pub origin: String,
+    /// Where its id is written.
+    pub(super) place: Place,
     /// What it looks for: one step for a plain rule or a window, several for a sequence.
     pub(super) steps: Vec<Step>,
     /// How the steps belong together; `None` for a rule that fires on single events.
@@ -233,7 +238,7 @@ pub struct Rule {
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) kinds: KindSet,
-    pub(super) condition: Expr,
+    pub(super) condition: Condition,
     /// The step is complete when one of them is reached.
     pub(super) thresholds: Vec<Threshold>,
 }
@@ -277,7 +282,7 @@ pub(super) struct Pattern {
 #[derive(Clone, Debug)]
 pub(super) struct Unless {
     pub(super) kinds: KindSet,
-    pub(super) condition: Expr,
+    pub(super) condition: Condition,
 }
 
 /// How often a rule repeats itself.
@@ -290,13 +295,18 @@ pub(super) struct Suppress {
 }
 
 impl Rule {
+    /// The name of the file it is from.
+    pub fn origin(&self) -> &str {
+        self.place.file.name()
+    }
+
     /// What is to be done when it fires.
     pub fn action(&self) -> Action {
         self.own_action.unwrap_or(self.severity.action())
     }
 
     /// The condition of a step, or of what undoes the steps.
-    pub(super) fn condition(&self, at: At) -> Option<&Expr> {
+    pub(super) fn condition(&self, at: At) -> Option<&Condition> {
         match at {
             At::Step(step) => self.steps.get(step).map(|step| &step.condition),
             At::Unless => self.pattern.as_ref()?.unless.as_ref().map(|unless| &unless.condition),
@@ -387,7 +397,13 @@ impl RuleSet {
         let kinds = EventKind::ALL.into_iter().filter(|kind| !self.parts(*kind).is_empty()).collect();
         let opens =
             self.parts(EventKind::Open).iter().filter_map(|&(rule, at)| self.rules[rule].condition(at));
+        let opens = opens.map(|condition| &condition.expr);
         Wanted::new(kinds, opens)
+    }
+
+    /// The lists and macros.
+    pub(super) fn definitions(&self) -> &Arc<Definitions> {
+        &self.definitions
     }
 
     /// What looks at this kind of event.
