@@ -27,7 +27,10 @@ use super::{
     event::{Container, Event, EventKind},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     respond::{RespondError, action_for},
-    rules::{Alert, Engine, RuleSet, Unsaid},
+    rules::{
+        Alert, Engine, RuleSet, Unsaid,
+        recording::{self, Mark},
+    },
     sensor::{
         BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
@@ -67,14 +70,26 @@ pub enum Shown {
     Event(Arc<Event>),
     /// A line of JSON.
     Line(Arc<str>),
+    /// What the engine was told beside events, and when.
+    Mark(Mark, u64),
 }
 
 impl Shown {
-    /// As a line of JSON.
-    pub fn into_line(self) -> String {
+    /// As a line of JSON, if it says something to people.
+    pub fn into_line(self) -> Option<String> {
         match self {
-            Self::Event(event) => format!("{}\n", serde_json::Value::Object(audit::event(&*event))),
-            Self::Line(line) => line.to_string(),
+            Self::Event(event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
+            Self::Line(line) => Some(line.to_string()),
+            Self::Mark(..) => None,
+        }
+    }
+
+    /// As a line of a recording, if the engine was told of it.
+    pub fn into_recording(self) -> Option<String> {
+        match self {
+            Self::Event(event) => Some(recording::event(&*event) + "\n"),
+            Self::Mark(mark, time) => Some(recording::mark(mark, time) + "\n"),
+            Self::Line(_) => None,
         }
     }
 }
@@ -138,6 +153,7 @@ enum Command {
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
     Drop(u64),
+    Rules(Arc<RuleSet>, oneshot::Sender<()>),
     Stop,
 }
 
@@ -187,6 +203,13 @@ impl Handle {
     /// Watches one cgroup no longer: it has turned out to be somebody else's.
     pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
         self.send(Command::Drop(id))
+    }
+
+    /// Judges by other rules from now on. What happened so far is judged by the old ones.
+    pub async fn use_rules(&self, rules: Arc<RuleSet>) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Rules(rules, reply))?;
+        answer.await.map_err(|_| Ended)
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -280,6 +303,10 @@ impl Pipeline {
                         }
                         self.ended(id);
                     }
+                    Command::Rules(rules, reply) => {
+                        self.use_rules(rules);
+                        let _ = reply.send(());
+                    }
                     Command::Stop => return,
                 }
             }
@@ -341,9 +368,18 @@ impl Pipeline {
             let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
                 scoped.watched.report(unsaid);
+                scoped.watched.mark(Mark::Thawed);
                 scoped.done = None;
             }
         }
+    }
+
+    fn use_rules(&mut self, rules: Arc<RuleSet>) {
+        for (id, scoped) in &self.scopes {
+            scoped.watched.report(self.engine.forget(*id));
+            scoped.watched.mark(Mark::Gone);
+        }
+        self.engine = Engine::new(rules);
     }
 
     fn ids(&self, watched: &Arc<Watched>) -> Vec<u64> {
@@ -363,6 +399,7 @@ impl Pipeline {
         let unsaid = self.engine.forget(id);
         if let Some(scoped) = self.scopes.remove(&id) {
             scoped.watched.report(unsaid);
+            scoped.watched.mark(Mark::Gone);
         }
     }
 
@@ -469,6 +506,11 @@ impl Watched {
         if !unsaid.is_empty() {
             self.tell(Note::Unsaid(unsaid));
         }
+    }
+
+    fn mark(&self, mark: Mark) {
+        // Nobody there is no failure.
+        let _ = self.viewers.send(Shown::Mark(mark, boottime()));
     }
 
     fn show(&self, event: Event) {

@@ -64,8 +64,11 @@ pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, Rule
     rules.with(&overrides).map_err(RuleFilesError::Wrong)
 }
 
-/// The rule files of a directory, by name.
+/// The rule files of a directory, by name; or the one that is named.
 pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
+    if directory.is_file() {
+        return Ok(vec![read(directory)?]);
+    }
     let failed = |source| RuleFilesError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -76,6 +79,12 @@ pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
     }
     paths.sort();
     paths.iter().map(|path| read(path)).collect()
+}
+
+/// The recording of this name beside a rule file.
+pub fn fixture(rule_file: &str, name: &str) -> Result<Vec<u8>, String> {
+    let path = Path::new(rule_file).parent().unwrap_or(Path::new("")).join(name);
+    fs::read(&path).map_err(|error| format!("cannot read the fixture {}: {error}", path.display()))
 }
 
 fn read(path: &Path) -> Result<Source, RuleFilesError> {

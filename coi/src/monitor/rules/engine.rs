@@ -21,6 +21,17 @@ use super::{
 };
 use crate::monitor::event::{EventKind, Field, Record, Value};
 
+/// How far one step has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Its name.
+    pub(super) step: String,
+    /// How much of how much.
+    pub(super) reached: String,
+    /// Whether that is enough.
+    pub(super) complete: bool,
+}
+
 /// A rule that fired.
 #[derive(Clone, Debug)]
 pub struct Alert {
@@ -158,6 +169,18 @@ impl Engine {
     /// Forgets a container that is gone, and says what was not said aloud so far.
     pub fn forget(&mut self, scope: u64) -> Unsaid {
         self.scopes.remove(&scope).map(|mut states| unsaid(&self.rules, &mut states)).unwrap_or_default()
+    }
+
+    /// How far the steps of a rule have come for the subject of this event: nothing of a rule that fires on single
+    /// events, or of which nothing was seen.
+    pub(super) fn standing(&self, at: usize, record: &impl Record, scope: u64) -> Vec<Standing> {
+        let standing = || {
+            let rule = self.rules.rules().get(at)?;
+            let pattern = rule.pattern.as_ref()?;
+            let state = self.scopes.get(&scope)?.get(at)?;
+            Some(state.progress.get(key(record, &pattern.by))?.standing(&rule.steps).collect())
+        };
+        standing().unwrap_or_default()
     }
 
     /// The sums over all rules.

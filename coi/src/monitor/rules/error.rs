@@ -302,9 +302,9 @@ impl RuleErrorKind {
             }
             Self::Exception { .. } => Some("narrow it, or take it out".into()),
             Self::Shadowed { .. } => Some("take one of them out, or make this one ask for more".into()),
-            Self::NotProvided { .. } => Some(
-                "`coi health` and the daemon's log say why; the rule is blind until that is mended".into(),
-            ),
+            Self::NotProvided { .. } => {
+                Some("its log says why; the rule is blind until that is mended".into())
+            }
         }
     }
 

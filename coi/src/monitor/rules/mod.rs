@@ -20,6 +20,7 @@ mod docs;
 mod engine;
 mod error;
 mod eval;
+pub mod explain;
 mod lexer;
 mod lint;
 mod load;
@@ -28,7 +29,10 @@ mod model;
 mod overrides;
 mod parser;
 mod quantity;
+pub mod recording;
+mod sample;
 mod state;
+mod template;
 pub mod testing;
 pub mod wanted;
 
@@ -37,6 +41,8 @@ pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};
 pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
+pub use sample::Sample;
+pub use template::template;
 pub use wanted::Wanted;
 
 #[cfg(test)]

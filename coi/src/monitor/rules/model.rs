@@ -315,7 +315,7 @@ impl Rule {
 
     /// What of it looks at this kind of event, in the order in which one event is tried: what undoes the steps,
     /// then the last step first, so that one event takes a sequence one step further, not two.
-    fn looking_at(&self, kind: EventKind) -> impl Iterator<Item = At> {
+    pub(super) fn looking_at(&self, kind: EventKind) -> impl Iterator<Item = At> {
         let unless = self.pattern.iter().filter_map(|pattern| pattern.unless.as_ref());
         let unless = unless.filter(move |unless| unless.kinds.contains(kind)).map(|_| At::Unless);
         let steps = self.steps.iter().enumerate().rev();

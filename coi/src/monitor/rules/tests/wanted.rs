@@ -171,7 +171,7 @@ fn condition() -> impl Strategy<Value = String> {
 }
 
 prop_compose! {
-    fn open()(path in path(), write: bool, create: bool, workspace: bool, errno in proptest::option::of(1..40)) -> TestRecord {
+    fn open()(path in path(), write: bool, create: bool, workspace: bool, errno in proptest::option::of(1..40)) -> Sample {
         let errno = errno.map_or(String::new(), |errno| format!(", coi.errno = {errno}"));
         record(&format!(
             "event = 'open', file.path = \"{path}\", coi.file.write = {write}, coi.file.create = {create}, coi.file.workspace = {workspace}{errno}"
