@@ -46,6 +46,15 @@ impl fmt::Display for Summary<'_> {
 /// The rules in force on this machine, with those of the directory `extra` added. `config` stands in for the
 /// system's own configuration file.
 pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
+    load_with(extra, config, None)
+}
+
+/// The same, with one more source that is in no file.
+pub fn load_with(
+    extra: Option<&Path>,
+    config: Option<&Path>,
+    more: Option<Source>,
+) -> Result<RuleSet, RuleFilesError> {
     let mut sources = builtin_sources();
     let system = Path::new(SYSTEM_RULES);
     if system.exists() {
@@ -54,6 +63,7 @@ pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, Rule
     if let Some(extra) = extra {
         sources.extend(directory(extra)?);
     }
+    sources.extend(more);
     let rules = RuleSet::compile(&sources, Zoned::now().date()).map_err(RuleFilesError::Wrong)?;
     let config = match config {
         Some(config) => config,

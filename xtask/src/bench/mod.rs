@@ -2,6 +2,7 @@
 //!
 //! It asserts nothing: a number is what it is.
 
+mod engine;
 mod latency;
 mod stats;
 
@@ -18,11 +19,14 @@ pub(crate) struct Args {
 enum Bench {
     /// From connect() to frozen, on a cgroup of this machine and on an Incus container; needs root
     Latency(latency::Args),
+    /// Events a second on one core, with the default rules and with 100 and 1000 more
+    Engine(engine::Args),
 }
 
 /// Measures what the command line asks for.
 pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     match args.bench {
         Bench::Latency(args) => latency::run(args),
+        Bench::Engine(args) => engine::run(&args),
     }
 }

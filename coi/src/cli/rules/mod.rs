@@ -1,5 +1,6 @@
 //! `coi rules`
 
+mod bench;
 mod check;
 mod explain;
 mod list;
@@ -38,6 +39,7 @@ enum Command {
     Replay(replay::Replay),
     New(new::New),
     Reload(reload::Reload),
+    Bench(bench::Bench),
 }
 
 impl Rules {
@@ -50,6 +52,7 @@ impl Rules {
             Command::Explain(command) => command.execute(),
             Command::Replay(command) => command.execute(),
             Command::New(command) => command.execute(),
+            Command::Bench(command) => command.execute(),
             Command::Reload(command) => command.execute().await,
         }
     }

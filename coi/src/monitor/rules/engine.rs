@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    index::Marks,
     message,
     model::{At, Measure, Rule, RuleSet},
     quantity,
@@ -84,6 +85,8 @@ pub struct Engine {
     scopes: HashMap<u64, Scope>,
     /// By the rule's position in the set.
     counters: Vec<Counters>,
+    /// Kept for its room.
+    marks: Marks,
 }
 
 /// What is remembered about one container, by the rule's position in the set.
@@ -110,7 +113,7 @@ impl Engine {
     /// An engine that has seen nothing yet.
     pub fn new(rules: Arc<RuleSet>) -> Self {
         let counters = vec![Counters::default(); rules.rules().len()];
-        Self { rules, scopes: HashMap::new(), counters }
+        Self { rules, scopes: HashMap::new(), counters, marks: Marks::new() }
     }
 
     /// The rules it applies.
@@ -125,7 +128,10 @@ impl Engine {
         if parts.is_empty() || matches!(record.get(Field::Phase), Some(Value::Keyword("setup"))) {
             return;
         }
-        for &(at, part) in parts {
+        self.rules.look_up(record, &mut self.marks);
+        let marked =
+            self.marks.iter().enumerate().flat_map(|(at, word)| bits(*word).map(move |bit| at * 64 + bit));
+        for &(at, part) in marked.filter_map(|position| parts.get(position)) {
             let rule = &self.rules.rules()[at];
             if !rule.condition(part).is_some_and(|condition| condition.expr.holds(record)) {
                 continue;
@@ -194,6 +200,15 @@ impl Engine {
     pub fn counters_by_rule(&self) -> impl Iterator<Item = (&Arc<Rule>, Counters)> {
         self.rules.rules().iter().zip(self.counters.iter().copied())
     }
+}
+
+/// The positions of the bits that are set, the lowest first.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros() as usize;
+        word &= word.checked_sub(1)?;
+        Some(bit)
+    })
 }
 
 /// Takes what was not said yet.

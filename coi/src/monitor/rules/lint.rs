@@ -258,7 +258,7 @@ impl TextTest {
     /// Whether the two are written alike.
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Contains(a), Self::Contains(b)) => a == b,
+            (Self::Contains(a), Self::Contains(b)) => a.any_case == b.any_case && a.texts == b.texts,
             (Self::StartsWith(a), Self::StartsWith(b)) | (Self::EndsWith(a), Self::EndsWith(b)) => a == b,
             (Self::Glob(a), Self::Glob(b)) => a.patterns == b.patterns,
             (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),

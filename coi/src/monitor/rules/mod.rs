@@ -15,12 +15,14 @@
 //! that rules carry.
 
 mod attack;
+pub mod bench;
 mod check;
 mod docs;
 mod engine;
 mod error;
 mod eval;
 pub mod explain;
+mod index;
 mod lexer;
 mod lint;
 mod load;

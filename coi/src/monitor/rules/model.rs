@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     check::{Condition, Definitions},
     error::{Place, RuleError},
+    index::{Index, Marks},
     load,
     message::Template,
     overrides::Overrides,
     testing::Test,
     wanted::Wanted,
 };
-use crate::monitor::event::{EventKind, Field};
+use crate::monitor::event::{EventKind, Field, Record};
 
 /// The text of a rule file and the name to use for it in messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -353,7 +354,7 @@ pub(super) type Part = (usize, At);
 pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     /// For each kind of event the steps of enabled rules that look at it.
-    index: [Box<[Part]>; EventKind::ALL.len()],
+    index: [(Box<[Part]>, Index); EventKind::ALL.len()],
     /// What their conditions may name; overrides may too.
     definitions: Arc<Definitions>,
     /// The day that decides which exceptions have expired.
@@ -371,7 +372,11 @@ impl RuleSet {
     fn new(rules: Vec<Arc<Rule>>, definitions: Arc<Definitions>, today: Date) -> Self {
         let index = EventKind::ALL.map(|kind| {
             let enabled = rules.iter().enumerate().filter(|(_, rule)| rule.enabled);
-            enabled.flat_map(|(at, rule)| rule.looking_at(kind).map(move |part| (at, part))).collect()
+            let parts: Box<[Part]> =
+                enabled.flat_map(|(at, rule)| rule.looking_at(kind).map(move |part| (at, part))).collect();
+            let conditions = parts.iter().filter_map(|&(at, part)| rules[at].condition(part));
+            let index = Index::new(kind, conditions.map(|condition| &condition.expr));
+            (parts, index)
         });
         Self { rules, index, definitions, today }
     }
@@ -408,7 +413,12 @@ impl RuleSet {
 
     /// What looks at this kind of event.
     pub(super) fn parts(&self, kind: EventKind) -> &[Part] {
-        &self.index[kind as usize]
+        &self.index[kind as usize].0
+    }
+
+    /// Which of [`Self::parts`] an event could meet.
+    pub(super) fn look_up(&self, record: &impl Record, marks: &mut Marks) {
+        self.index[record.kind() as usize].1.look_up(record, marks);
     }
 
     /// The same rules with some of them turned on or off, made milder or graver, given other thresholds or more

@@ -115,7 +115,7 @@ impl Operator {
         (Self::In, "keyword, integer, ip", "The field has one of these values."),
         (Self::InCidr, "ip", "The address is in one of these networks."),
         (Self::Contains, "keyword", "The text has one of these in it."),
-        (Self::IContains, "keyword", "The same, whether letters are large or small."),
+        (Self::IContains, "keyword", "The same, whether ASCII letters are large or small."),
         (Self::StartsWith, "keyword", "The text begins with one of these."),
         (Self::EndsWith, "keyword", "The text ends with one of these."),
         (

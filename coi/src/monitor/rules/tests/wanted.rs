@@ -7,6 +7,7 @@ use crate::monitor::{
     event::EventKind,
     rules::{
         builtin_sources,
+        model::At,
         wanted::{Form, NameTest, Only, Opens, accepts},
     },
 };
@@ -186,11 +187,13 @@ proptest! {
     fn no_open_that_matches_is_unwanted(condition in condition(), opened in proptest::collection::vec(open(), 1..16)) {
         let Ok(set) = compile(&rule(&condition)) else { return Ok(()) };
         let wanted = set.wanted();
+        let written = set.rules()[0].condition(At::Step(0)).unwrap().expr.clone();
         let mut engine = Engine::new(Arc::new(set));
         for open in &opened {
             let mut alerts = Vec::new();
             engine.evaluate(open, 1, &mut alerts);
             engine.reset(1);
+            prop_assert_eq!(!alerts.is_empty(), written.holds(open), "{} is looked up wrongly for {:?}", condition, open);
             if alerts.is_empty() {
                 continue;
             }
