@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod explain;
+mod import;
 mod list;
 mod new;
 mod reload;
@@ -38,6 +39,7 @@ enum Command {
     Explain(explain::Explain),
     Replay(replay::Replay),
     New(new::New),
+    Import(import::Import),
     Reload(reload::Reload),
     Bench(bench::Bench),
 }
@@ -52,6 +54,7 @@ impl Rules {
             Command::Explain(command) => command.execute(),
             Command::Replay(command) => command.execute(),
             Command::New(command) => command.execute(),
+            Command::Import(command) => command.execute(),
             Command::Bench(command) => command.execute(),
             Command::Reload(command) => command.execute().await,
         }

@@ -1,14 +1,9 @@
-//! How many events a second the engine judges: rules to measure with, events of usual work, and the measuring.
+//! What the engine's speed is measured with: rules that are made up, and events like those of usual work.
 
-use std::{
-    fmt::Write as _,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::fmt::Write as _;
 
 use super::{
-    engine::Engine,
-    model::{RuleSet, Source},
+    model::Source,
     recording::Entry,
     sample::{Datum, Sample},
 };
@@ -100,9 +95,11 @@ pub fn usual_work() -> Vec<Sample> {
 }
 
 /// An event at another time.
-struct Shifted<'a> {
-    sample: &'a Sample,
-    by: u64,
+pub struct Shifted<'a> {
+    /// The event.
+    pub sample: &'a Sample,
+    /// How much later.
+    pub by: u64,
 }
 
 impl Record for Shifted<'_> {
@@ -126,23 +123,4 @@ pub fn events(entries: Vec<Entry>) -> Vec<Sample> {
         Entry::Mark(_) => None,
     };
     entries.into_iter().filter_map(event).collect()
-}
-
-/// Judges the events over and over on this thread for at least this long; says how many a second.
-pub fn measure(rules: &Arc<RuleSet>, events: &[Sample], at_least: Duration) -> f64 {
-    let mut engine = Engine::new(Arc::clone(rules));
-    let mut alerts = Vec::new();
-    let span = events.last().map_or(0, Record::time) + 1;
-    let (mut judged, began) = (0_u64, Instant::now());
-    for round in 0_u64.. {
-        for sample in events {
-            engine.evaluate(&Shifted { sample, by: round * span }, 1, &mut alerts);
-            alerts.clear();
-        }
-        judged += events.len() as u64;
-        if began.elapsed() >= at_least || events.is_empty() {
-            break;
-        }
-    }
-    judged as f64 / began.elapsed().as_secs_f64()
 }

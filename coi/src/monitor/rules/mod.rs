@@ -33,6 +33,7 @@ mod parser;
 mod quantity;
 pub mod recording;
 mod sample;
+pub mod sigma;
 mod state;
 mod template;
 pub mod testing;
