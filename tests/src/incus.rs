@@ -115,7 +115,11 @@ pub fn assert_still(name: &str) {
     let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap();
     let events = read("cgroup.events");
     if !events.lines().any(|line| line == "frozen 1") {
-        let states = end(Command::new("grep").args(["-r", "."]).arg(&cgroup).args(["--include=cgroup.freeze", "--include=cgroup.procs", "--include=cgroup.events"]));
+        let states = end(Command::new("grep").args(["-r", "."]).arg(&cgroup).args([
+            "--include=cgroup.freeze",
+            "--include=cgroup.procs",
+            "--include=cgroup.events",
+        ]));
         panic!("cgroup.freeze: {}; cgroup.events: {events}; {}", read("cgroup.freeze"), states.text());
     }
 }

@@ -14,6 +14,7 @@ mod daemon;
 mod gate;
 pub mod incus;
 mod process;
+pub mod routes;
 mod terminal;
 mod viewer;
 

@@ -19,7 +19,8 @@ pub(crate) const ROUTES: &[Route] = &[
         let path = path(route);
         let _listener = UnixListener::bind(&path).unwrap();
         let to = name(&path);
-        Report::of(call!(Native, libc::SYS_connect, new_stream(), to.at, to.len)).path(&path)
+        let result = call!(Native, libc::SYS_connect, new_stream(), to.at, to.len);
+        Report::of(result).path(&path).text("passed", path)
     }),
     ("unix-stream-abstract", |route| {
         let address = SocketAddr::from_abstract_name(route).unwrap();

@@ -1,0 +1,195 @@
+//! Routes, taken in a container, and what was seen of them.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::incus::{Foreign, incus};
+use crate::{Coi, Ended, Gate, Running, TINY, Viewer, end, text};
+
+/// The program that takes them, which runs anywhere.
+pub const PROGRAM: &str = env!("COI_ROUTES");
+
+/// The error number of an entry that is closed.
+const ENOSYS: i64 = 38;
+
+/// An address of the container's own that is not loopback.
+const ADDRESS: &str = "198.51.100.7";
+
+/// Whose container it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// COI launched it.
+    Coi,
+    /// Somebody else did, and COI was attached to it.
+    Foreign,
+}
+
+/// What was really done, and all that was seen.
+#[derive(Debug)]
+pub struct Taken {
+    owner: Owner,
+    reports: Vec<Value>,
+    events: Vec<Value>,
+    /// The names of the routes that the coverage report has.
+    holes: Vec<String>,
+}
+
+/// One route: what was really done.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    taken: &'a Taken,
+    /// The program's own report.
+    pub report: &'a Value,
+}
+
+impl Taken {
+    /// Boots a container, looks on, and takes these routes one after the other, as root.
+    pub fn take(owner: Owner, routes: &[&str]) -> Self {
+        let config = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&config, harmless()).unwrap();
+        let coi = Coi::with_daemon(&["--config", config.path().to_str().unwrap()]);
+        std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
+        fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+        let script = format!(
+            "ip addr add {ADDRESS}/32 dev lo; for route in {}; do ./routes $route {ADDRESS} || exit; done",
+            routes.join(" ")
+        );
+        let (said, events) = match owner {
+            Owner::Coi => launched(&coi, &script),
+            Owner::Foreign => attached(&coi, &script),
+        };
+        let said = said.expect(0).text();
+        let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let taken: Vec<_> = reports.iter().map(|report| text(&report["route"])).collect();
+        assert_eq!(taken, routes, "not all of the routes were taken");
+        let (coverage, events): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| event["event"]["kind"] == "coverage");
+        let holes = coverage.iter().flat_map(|report| report["coi"]["holes"].as_array().unwrap());
+        let holes = holes.flat_map(|hole| hole["routes"].as_array().unwrap()).map(text).collect();
+        Self { owner, reports, events, holes }
+    }
+
+    /// A route that was taken.
+    #[track_caller]
+    pub fn route(&self, name: &str) -> Route<'_> {
+        let report = self.reports.iter().find(|report| report["route"] == name);
+        Route { taken: self, report: report.unwrap_or_else(|| panic!("{name} was not taken")) }
+    }
+
+    /// Whose container it was.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// All that was seen.
+    pub fn events(&self) -> &[Value] {
+        &self.events
+    }
+
+    /// The routes of which the coverage report says that they are not seen.
+    pub fn holes(&self) -> &[String] {
+        &self.holes
+    }
+}
+
+impl<'a> Route<'a> {
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        self.report["route"].as_str().unwrap()
+    }
+
+    /// A fact of the report.
+    pub fn fact(&self, key: &str) -> &'a Value {
+        &self.report[key]
+    }
+
+    /// Did the kernel refuse the entry itself?
+    pub fn is_closed(&self) -> bool {
+        self.report["errno"] == ENOSYS
+    }
+
+    /// Does the coverage report say that it is not seen?
+    pub fn is_hole(&self) -> bool {
+        self.taken.holes.iter().any(|hole| hole == self.name())
+    }
+
+    /// The events that the route's own process stands behind.
+    pub fn all_events(&self) -> impl Iterator<Item = &'a Value> {
+        let Self { taken, report } = *self;
+        taken.events.iter().filter(move |event| {
+            let process = &event["process"];
+            let arguments = process["args"].as_array().map_or(&[][..], Vec::as_slice);
+            // Process 0 is one that nobody could tell the number of.
+            event["event"]["kind"] == "event"
+                && (report["pid"] == 0 || process["vpid"] == report["pid"])
+                && arguments.contains(&report["route"])
+        })
+    }
+
+    /// Those of one kind.
+    pub fn events(&self, action: &str) -> impl Iterator<Item = &'a Value> {
+        self.all_events().filter(move |event| event["event"]["action"] == action)
+    }
+}
+
+/// `coi run`.
+fn launched(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
+    let (go, done) = (Gate::new(coi, "go"), Gate::new(coi, "done"));
+    let script = format!("read x <go; {{ {script}; }}; code=$?; read x <done; exit $code");
+    let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", &script]);
+    let go = go.reached();
+    let viewer = Viewer::attach(coi, &coi.container());
+    go.open();
+    let (events, ended) = collect(&viewer, "gone", move || {
+        done.reached().open();
+        run.finish()
+    });
+    (ended, events)
+}
+
+/// `coi monitor --attach`.
+fn attached(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
+    let container = Foreign::make(TINY);
+    let name = container.name.as_str();
+    let source = format!("source={}", coi.workspace().display());
+    container.incus(&[
+        "config",
+        "device",
+        "add",
+        name,
+        "workspace",
+        "disk",
+        &source,
+        "path=/workspace",
+        "shift=true",
+    ]);
+    container.start();
+    let viewer = Viewer::attach(coi, name);
+    let words = ["exec", name, "--cwd", "/workspace", "--", "sh", "-c", script];
+    let run = Running::start(&mut incus(&words));
+    let (events, ended) = collect(&viewer, "armed", || {
+        let ended = run.finish();
+        // What has not been told before is told when the last process is gone.
+        container.incus(&["stop", "--force", name]);
+        ended
+    });
+    viewer.leave().expect(0);
+    (ended, events)
+}
+
+/// All events up to a state of the watch, while something else goes on.
+fn collect(viewer: &Viewer, state: &str, run: impl FnOnce() -> Ended + Send) -> (Vec<Value>, Ended) {
+    std::thread::scope(|scope| {
+        let ended = scope.spawn(run);
+        (viewer.until_state(state), ended.join().unwrap())
+    })
+}
+
+/// A configuration under which every rule is applied and none stops anything.
+fn harmless() -> String {
+    let list = end(std::process::Command::new(crate::program()).args(["rules", "list", "--format", "json"]));
+    let rules: Vec<Value> = serde_json::from_slice(&list.expect(0).stdout).unwrap();
+    let ids = rules.iter().map(|rule| text(&rule["id"]));
+    ids.map(|id| format!("[rules.{id}]\nseverity = \"info\"\n")).collect()
+}
