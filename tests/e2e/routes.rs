@@ -5,45 +5,33 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::LazyLock;
 
-use coi_tests::end;
 use coi_tests::routes::{Owner, PROGRAM, Route, Taken};
+use coi_tests::{end, in_both};
 use serde_json::{Value, json};
 
 /// Says of a route that was taken whether the events show it as what it was.
 type Seen = fn(&Route<'_>) -> bool;
-
-/// The tests of one container: one for each family of routes, and one of the coverage report.
-macro_rules! container {
-    ($container:ident, $owner:expr, $($family:ident)*) => {
-        mod $container {
-            use super::*;
-
-            static TAKEN: LazyLock<Taken> = LazyLock::new(|| Taken::take($owner, &all()));
-
-            $(
-                #[test]
-                fn $family() {
-                    prove(&TAKEN, stringify!($family));
-                }
-            )*
-
-            #[test]
-            fn holes_are_few() {
-                assert_holes(&TAKEN);
-            }
-        }
-    };
-}
 
 macro_rules! families {
     ($($family:ident: $seen:expr, $routes:literal;)*) => {
         /// The families: what it is to be seen, and the routes.
         const FAMILIES: &[(&str, Seen, &str)] = &[$((stringify!($family), $seen, $routes)),*];
 
-        container! { in_a_container_of_coi, Owner::Coi, $($family)* }
-        container! { in_a_foreign_container, Owner::Foreign, $($family)* }
+        /// One test for each family, and those of all of them.
+        mod tests {
+            use super::*;
+
+            $(
+                pub(super) fn $family(taken: &Taken) {
+                    prove(taken, stringify!($family));
+                }
+            )*
+
+            pub(super) use super::{holes_are_few, rings_are_seen};
+        }
+
+        in_both! { super::all(), tests: $($family)* holes_are_few rings_are_seen }
     };
 }
 
@@ -123,22 +111,50 @@ fn judge(route: &Route<'_>, seen: Seen) -> Option<String> {
 }
 
 /// Asserts that what the coverage report says to be unseen is what may be.
-#[track_caller]
-fn assert_holes(taken: &Taken) {
+fn holes_are_few(taken: &Taken) {
     let known = all();
     let may_be = |hole: &str| match (taken.owner(), hole) {
         // A page fault tells nobody which file.
         (_, "mmap-read") => true,
         (Owner::Coi, _) => false,
-        (Owner::Foreign, hole) => {
-            let (act, how) = hole.split_once('-').unwrap_or((hole, ""));
-            let is_open = act.starts_with("open") || act.starts_with("creat");
-            is_open && (how.starts_with("int80") || how.starts_with("io-uring"))
-        }
+        (Owner::Foreign, hole) => hole.contains("-int80") || hole.contains("-io-uring"),
     };
     let wrong: Vec<_> =
         taken.holes().iter().filter(|hole| !known.contains(&&***hole) || !may_be(hole)).collect();
     assert!(wrong.is_empty(), "the coverage report has these holes: {wrong:?}");
+}
+
+/// Where the path of what went through a ring is a hole, that it went through is not.
+fn rings_are_seen(taken: &Taken) {
+    let opcode = |route: &str| {
+        let first = route.split('-').next().unwrap();
+        Some(
+            match (first, route.contains("-io-uring")) {
+                (_, false) => return None,
+                ("open", _) => "OPENAT",
+                ("openat2", _) => "OPENAT2",
+                ("udp", _) => "SENDMSG",
+                ("unix", _) => "CONNECT",
+                ("rename", _) => "RENAMEAT",
+                ("unlink", _) => "UNLINKAT",
+                ("mkdir", _) => "MKDIRAT",
+                ("symlink", _) => "SYMLINKAT",
+                ("link", _) => "LINKAT",
+                (first, _) => return Some(first.to_uppercase()),
+            }
+            .to_owned(),
+        )
+    };
+    let wrong: Vec<_> = all()
+        .into_iter()
+        .filter_map(|name| Some((taken.route(name), opcode(name)?)))
+        .filter(|(route, _)| !route.is_closed())
+        .filter(|(route, opcode)| {
+            !any(route, "io_uring", |event| event["coi"]["io_uring"]["opcode"] == **opcode)
+        })
+        .map(|(route, opcode)| format!("{}: {opcode}", route.name()))
+        .collect();
+    assert!(wrong.is_empty(), "not seen:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -1,2 +1,130 @@
-//! x
-fn main() {}
+//! What is passed to a call changes while the call runs: what is told is what the kernel did, never the decoy, and where
+//! the two differ, that is told as well.
+
+use coi_tests::in_both;
+
+in_both! {
+    ["flip-open", "flip-exec", "flip-connect", "flip-sendto", "swap-open", "swap-connect", "swap-unix"],
+    tests: opens execs connections datagrams an_open_that_waits a_connection_that_waits a_path_that_waits
+}
+
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use coi_tests::routes::{Route, Taken};
+    use coi_tests::text;
+    use serde_json::Value;
+
+    /// How many calls were made.
+    const CALLS: u64 = 1000;
+
+    /// A number of the route's report.
+    fn number(route: &Route<'_>, key: &str) -> u64 {
+        route.fact(key).as_u64().unwrap()
+    }
+
+    /// Asserts that both sides were told as often as they were done; what was lost may be of either.
+    #[track_caller]
+    fn assert_sides<'a>(
+        route: &Route<'_>,
+        told: impl Iterator<Item = &'a Value>,
+        sides: [&Value; 2],
+        lost: u64,
+    ) {
+        let mut count = BTreeMap::new();
+        for told in told {
+            *count.entry(told.to_string()).or_insert(0_u64) += 1;
+        }
+        let [a, b] = sides.map(|side| count.remove(&side.to_string()).unwrap_or(0));
+        let (done_a, done_b) = (number(route, "a"), number(route, "b"));
+        assert_eq!(done_a + done_b, CALLS);
+        assert!(a <= done_a && b <= done_b, "told {a} and {b}, done {done_a} and {done_b}");
+        assert_eq!(a + b + lost, CALLS, "told {a} and {b}, lost {lost}");
+    }
+
+    pub(super) fn opens(taken: &Taken) {
+        let route = taken.route("flip-open");
+        let sides = [route.fact("a_path"), route.fact("b_path")];
+        let told: Vec<_> =
+            route.events("open").filter(|event| sides.contains(&&event["file"]["path"])).collect();
+        assert_sides(&route, told.iter().map(|event| &event["file"]["path"]), sides, taken.lost("open"));
+        let inodes: BTreeSet<_> = told.iter().map(|event| text(&event["file"]["inode"])).collect();
+        let names: BTreeSet<_> =
+            told.iter().map(|event| (text(&event["file"]["path"]), text(&event["file"]["inode"]))).collect();
+        assert_eq!((inodes.len(), names.len()), (2, 2), "{names:?}");
+    }
+
+    pub(super) fn execs(taken: &Taken) {
+        let route = taken.route("flip-exec");
+        let sides = [route.fact("a_path"), route.fact("b_path")];
+        let told = |action| {
+            taken
+                .events(action)
+                .filter(|event| event["process"]["args"] == serde_json::json!(["true", "decoy"]))
+        };
+        let executables = told("exec").map(|event| &event["process"]["executable"]);
+        assert_sides(&route, executables, sides, taken.lost("exec"));
+        // What they ended with says which of them ran.
+        for exit in told("exit") {
+            let ran = if exit["process"]["exit_code"] == 0 { sides[0] } else { sides[1] };
+            assert_eq!(exit["process"]["executable"], *ran, "{exit}");
+        }
+    }
+
+    pub(super) fn connections(taken: &Taken) {
+        let route = taken.route("flip-connect");
+        let ports = route.events("connect").map(|event| &event["destination"]["port"]);
+        assert_sides(&route, ports, [route.fact("a_port"), route.fact("b_port")], taken.lost("connect"));
+    }
+
+    pub(super) fn datagrams(taken: &Taken) {
+        let route = taken.route("flip-sendto");
+        let told = route.events("connect").filter(|event| event["network"]["transport"] == "udp");
+        let told: BTreeSet<_> = told.map(|event| text(&event["destination"]["ip"])).collect();
+        let mut went: BTreeSet<_> =
+            route.fact("went").as_str().unwrap().split_whitespace().map(str::to_owned).collect();
+        if number(&route, "a") > 0 {
+            went.insert("127.0.0.1".to_owned());
+        }
+        assert_eq!(told.difference(&went).next(), None, "where nothing went");
+        assert_eq!((went.len() - told.len()) as u64, taken.lost("connect"));
+    }
+
+    /// Asserts that one event of a kind tells what was done, that none tells the decoy, and that the difference is told.
+    #[track_caller]
+    fn assert_swapped<'a>(
+        route: &Route<'a>,
+        action: &str,
+        done: impl Fn(&'a Value) -> &'a Value,
+        passed: impl Fn(&'a Value) -> &'a Value,
+        real: &str,
+    ) {
+        let told: Vec<_> = route.events(action).map(&done).collect();
+        assert!(told.contains(&route.fact(real)), "{} is not told: {told:?}", route.fact(real));
+        assert!(!told.contains(&route.fact("decoy")), "the decoy is told as the truth");
+        let mismatches: Vec<_> = route.events("mismatch").map(|event| (done(event), passed(event))).collect();
+        assert_eq!(mismatches, [(route.fact(real), route.fact("decoy"))], "what was told to differ");
+    }
+
+    pub(super) fn an_open_that_waits(taken: &Taken) {
+        let route = taken.route("swap-open");
+        assert_swapped(&route, "open", |event| &event["file"]["path"], passed_path, "path");
+    }
+
+    pub(super) fn a_connection_that_waits(taken: &Taken) {
+        let route = taken.route("swap-connect");
+        let passed = |event: &'static Value| &event["coi"]["passed"]["port"];
+        assert_swapped(&route, "connect", |event| &event["destination"]["port"], passed, "port");
+    }
+
+    pub(super) fn a_path_that_waits(taken: &Taken) {
+        let route = taken.route("swap-unix");
+        assert_swapped(&route, "connect", |event| &event["coi"]["socket"]["path"], passed_path, "path");
+    }
+
+    fn passed_path(event: &Value) -> &Value {
+        &event["coi"]["passed"]["path"]
+    }
+}

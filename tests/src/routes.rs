@@ -16,6 +16,31 @@ const ENOSYS: i64 = 38;
 /// An address of the container's own that is not loopback.
 const ADDRESS: &str = "198.51.100.7";
 
+/// Tests of what was seen in a container of COI's and in a foreign one: takes the routes once in each, and hands what
+/// was seen to each of a module's functions.
+#[macro_export]
+macro_rules! in_both {
+    ($routes:expr, $module:ident: $($test:ident)*) => {
+        $crate::in_both! { @one in_a_container_of_coi, Coi, $routes, $module: $($test)* }
+        $crate::in_both! { @one in_a_foreign_container, Foreign, $routes, $module: $($test)* }
+    };
+    (@one $container:ident, $owner:ident, $routes:expr, $module:ident: $($test:ident)*) => {
+        mod $container {
+            use std::sync::LazyLock;
+            use coi_tests::routes::{Owner, Taken};
+
+            static TAKEN: LazyLock<Taken> = LazyLock::new(|| Taken::take(Owner::$owner, &$routes));
+
+            $(
+                #[test]
+                fn $test() {
+                    super::$module::$test(&TAKEN);
+                }
+            )*
+        }
+    };
+}
+
 /// Whose container it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -51,9 +76,9 @@ impl Taken {
         let coi = Coi::with_daemon(&["--config", config.path().to_str().unwrap()]);
         std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
         fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+        coi.write("list", routes.join("\n"));
         let script = format!(
-            "ip addr add {ADDRESS}/32 dev lo; for route in {}; do ./routes $route {ADDRESS} || exit; done",
-            routes.join(" ")
+            "ip addr add {ADDRESS}/32 dev lo; for route in $(cat list); do ./routes $route {ADDRESS} || exit; done"
         );
         let (said, events) = match owner {
             Owner::Coi => launched(&coi, &script),
@@ -82,9 +107,17 @@ impl Taken {
         self.owner
     }
 
-    /// All that was seen.
-    pub fn events(&self) -> &[Value] {
-        &self.events
+    /// All events of a kind.
+    pub fn events(&self, action: &str) -> impl Iterator<Item = &Value> {
+        self.events
+            .iter()
+            .filter(move |event| event["event"]["kind"] == "event" && event["event"]["action"] == action)
+    }
+
+    /// How many events of a kind are known to have been lost.
+    pub fn lost(&self, action: &str) -> u64 {
+        let losses = self.events("loss").filter(|event| event["coi"]["loss"]["kind"] == action);
+        losses.filter_map(|event| event["coi"]["loss"]["count"].as_u64()).sum()
     }
 
     /// The routes of which the coverage report says that they are not seen.
