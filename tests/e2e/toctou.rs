@@ -17,7 +17,7 @@ mod tests {
     use coi_tests::text;
     use serde_json::Value;
 
-    /// How many calls were made.
+    /// How many calls are made at least.
     const CALLS: u64 = 1000;
 
     /// A number of the route's report.
@@ -39,9 +39,9 @@ mod tests {
         }
         let [a, b] = sides.map(|side| count.remove(&side.to_string()).unwrap_or(0));
         let (done_a, done_b) = (number(route, "a"), number(route, "b"));
-        assert_eq!(done_a + done_b, CALLS);
+        assert!(done_a + done_b >= CALLS, "{}", route.report);
         assert!(a <= done_a && b <= done_b, "told {a} and {b}, done {done_a} and {done_b}");
-        assert_eq!(a + b + lost, CALLS, "told {a} and {b}, lost {lost}");
+        assert_eq!(a + b + lost, done_a + done_b, "told {a} and {b}, lost {lost}");
     }
 
     pub(super) fn opens(taken: &Taken) {
@@ -85,46 +85,39 @@ mod tests {
         let told: BTreeSet<_> = told.map(|event| text(&event["destination"]["ip"])).collect();
         let mut went: BTreeSet<_> =
             route.fact("went").as_str().unwrap().split_whitespace().map(str::to_owned).collect();
-        if number(&route, "a") > 0 {
-            went.insert("127.0.0.1".to_owned());
-        }
+        assert!(number(&route, "a") + number(&route, "b") >= CALLS, "{}", route.report);
+        went.insert("127.0.0.1".to_owned());
         assert_eq!(told.difference(&went).next(), None, "where nothing went");
         assert_eq!((went.len() - told.len()) as u64, taken.lost("connect"));
     }
 
-    /// Asserts that one event of a kind tells what was done, that none tells the decoy, and that the difference is told.
+    /// Asserts that what was done is told in this place of an event, that the decoy is not, and that the difference is.
     #[track_caller]
-    fn assert_swapped<'a>(
-        route: &Route<'a>,
-        action: &str,
-        done: impl Fn(&'a Value) -> &'a Value,
-        passed: impl Fn(&'a Value) -> &'a Value,
-        real: &str,
-    ) {
-        let told: Vec<_> = route.events(action).map(&done).collect();
+    fn assert_swapped(route: &Route<'_>, action: &str, done: &str, passed: &str, real: &str) {
+        let told: Vec<_> = route.events(action).filter_map(|event| event.pointer(done)).collect();
         assert!(told.contains(&route.fact(real)), "{} is not told: {told:?}", route.fact(real));
         assert!(!told.contains(&route.fact("decoy")), "the decoy is told as the truth");
-        let mismatches: Vec<_> = route.events("mismatch").map(|event| (done(event), passed(event))).collect();
-        assert_eq!(mismatches, [(route.fact(real), route.fact("decoy"))], "what was told to differ");
+        let mismatches: Vec<_> =
+            route.events("mismatch").map(|event| (event.pointer(done), event.pointer(passed))).collect();
+        assert_eq!(
+            mismatches,
+            [(Some(route.fact(real)), Some(route.fact("decoy")))],
+            "what is told to differ"
+        );
     }
 
     pub(super) fn an_open_that_waits(taken: &Taken) {
         let route = taken.route("swap-open");
-        assert_swapped(&route, "open", |event| &event["file"]["path"], passed_path, "path");
+        assert_swapped(&route, "open", "/file/path", "/coi/passed/path", "path");
     }
 
     pub(super) fn a_connection_that_waits(taken: &Taken) {
         let route = taken.route("swap-connect");
-        let passed = |event: &'static Value| &event["coi"]["passed"]["port"];
-        assert_swapped(&route, "connect", |event| &event["destination"]["port"], passed, "port");
+        assert_swapped(&route, "connect", "/destination/port", "/coi/passed/port", "port");
     }
 
     pub(super) fn a_path_that_waits(taken: &Taken) {
         let route = taken.route("swap-unix");
-        assert_swapped(&route, "connect", |event| &event["coi"]["socket"]["path"], passed_path, "path");
-    }
-
-    fn passed_path(event: &Value) -> &Value {
-        &event["coi"]["passed"]["path"]
+        assert_swapped(&route, "connect", "/coi/socket/path", "/coi/passed/path", "path");
     }
 }

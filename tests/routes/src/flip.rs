@@ -219,8 +219,8 @@ impl Count {
     }
 }
 
-/// Makes [`CALLS`] calls while another thread flips, to `b` and back; each is told its number and says whether it has
-/// done `a`.
+/// Makes at least [`CALLS`] calls while another thread flips, to `b` and back, and goes on until both were done; each
+/// call is told its number and says whether it has done `a`.
 fn flipping(flip: impl Fn(Side) + Sync, mut call: impl FnMut(u32) -> bool) -> Count {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -231,8 +231,11 @@ fn flipping(flip: impl Fn(Side) + Sync, mut call: impl FnMut(u32) -> bool) -> Co
             }
         });
         let mut count = Count::default();
-        for n in 0..CALLS {
+        for n in 0.. {
             *(if call(n) { &mut count.a } else { &mut count.b }) += 1;
+            if n + 1 >= CALLS && count.a > 0 && count.b > 0 {
+                break;
+            }
         }
         over.store(true, SeqCst);
         count
