@@ -70,3 +70,21 @@ pub fn argument1() -> u64 {
 pub fn argument2() -> u64 {
     read(registers() + offset!(regs_dx)).unwrap_or(0)
 }
+
+/// The system call's fourth argument.
+#[inline(always)]
+pub fn argument3() -> u64 {
+    read(registers() + offset!(regs_r10)).unwrap_or(0)
+}
+
+/// The system call's fifth argument.
+#[inline(always)]
+pub fn argument4() -> u64 {
+    read(registers() + offset!(regs_r8)).unwrap_or(0)
+}
+
+/// The number of the system call that the acting task is in; something else where it is in none.
+#[inline(always)]
+pub fn syscall() -> u64 {
+    read(registers() + offset!(regs_orig_ax)).unwrap_or(u64::MAX)
+}

@@ -35,7 +35,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     }
     ring::send_in_place(Kind::Fork, watched.id, |record: *mut ForkRecord| {
         // SAFETY: the place is reserved.
-        unsafe { (*record).header = task::header_of(child, Kind::Fork, watched.flags(), watched.id) };
+        unsafe { task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id) };
     });
     0
 }
@@ -55,7 +55,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     ring::send_in_place(Kind::Exit, watched.id, |record: *mut ExitRecord| {
         // SAFETY: the place is reserved.
         unsafe {
-            (*record).header = task::header(Kind::Exit, &watched);
+            task::header(&raw mut (*record).header, Kind::Exit, &watched);
             (*record).body.status = read(task + offset!(task_exit_code)).unwrap_or(0);
         }
     });

@@ -39,6 +39,12 @@ pub fn is_regular(inode: u64) -> bool {
     read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFREG
 }
 
+/// Is it a named pipe?
+#[inline(always)]
+pub fn is_fifo(inode: u64) -> bool {
+    read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFIFO
+}
+
 /// Is it a directory?
 #[inline(always)]
 pub fn is_directory(inode: u64) -> bool {
@@ -77,6 +83,20 @@ pub fn peer(sk: u64) -> Address {
     }
     let port = u16::from_be(read(sk + offset!(sk_dport)).unwrap_or(0));
     Address { ip, family, port }
+}
+
+/// A socket's own address.
+#[inline(always)]
+pub fn own(sk: u64) -> Address {
+    let family: u16 = read(sk + offset!(sk_family)).unwrap_or(0);
+    let mut ip = [0; 16];
+    if family == AF_INET {
+        let v4: [u8; 4] = read(sk + offset!(sk_rcv_saddr)).unwrap_or([0; 4]);
+        ip[..4].copy_from_slice(&v4);
+    } else if family == AF_INET6 {
+        ip = read(sk + offset!(sk_v6_rcv_saddr)).unwrap_or(ip);
+    }
+    Address { ip, family, port: read(sk + offset!(sk_num)).unwrap_or(0) }
 }
 
 /// Standard input, output and error of the acting task.

@@ -11,37 +11,44 @@ use crate::{
 const PIDTYPE_PGID: u64 = 2;
 const PIDTYPE_SID: u64 = 3;
 
-/// The header of a record about the acting task.
+/// Writes the header of a record about the acting task.
+///
+/// # Safety
+/// `to` may be written to.
 #[inline(always)]
-pub fn header(kind: Kind, watched: &Watched) -> Header {
-    header_of(current(), kind, watched.flags(), watched.id)
+pub unsafe fn header(to: *mut Header, kind: Kind, watched: &Watched) {
+    // SAFETY: the caller's promise.
+    unsafe { header_of(to, current(), kind, watched.flags(), watched.id) };
 }
 
-/// The header of a record about this task.
+/// Writes the header of a record about this task. In place: a program's stack has 512 bytes.
+///
+/// # Safety
+/// `to` may be written to.
 #[inline(always)]
-pub fn header_of(task: u64, kind: Kind, flags: u32, scope: u64) -> Header {
+pub unsafe fn header_of(to: *mut Header, task: u64, kind: Kind, flags: u32, scope: u64) {
     let leader = pointer(task + offset!(task_group_leader)).unwrap_or(task);
     let parent = pointer(task + offset!(task_real_parent)).unwrap_or(0);
     let parent_leader = pointer(parent + offset!(task_group_leader)).unwrap_or(parent);
     let signal = pointer(task + offset!(task_signal)).unwrap_or(0);
-    Header {
-        // SAFETY: no arguments, cannot fail.
-        time: unsafe { bpf_ktime_get_boot_ns() },
-        scope,
-        start_time: read(leader + offset!(task_start_boottime)).unwrap_or(0),
-        parent_start_time: read(parent_leader + offset!(task_start_boottime)).unwrap_or(0),
-        kind: kind as u32,
-        flags,
-        tgid: read(task + offset!(task_tgid)).unwrap_or(0),
-        tid: read(task + offset!(task_pid)).unwrap_or(0),
-        vpid: innermost(leader).map_or(0, |innermost| innermost.number),
-        parent_tgid: read(parent + offset!(task_tgid)).unwrap_or(0),
-        pgid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_PGID)),
-        sid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_SID)),
-        uid: pointer(task + offset!(task_cred))
-            .and_then(|cred| read(cred + offset!(cred_euid)))
-            .unwrap_or(u32::MAX),
-        reserved: 0,
+    let cred = pointer(task + offset!(task_cred)).unwrap_or(0);
+    // SAFETY: the caller's promise; the helper takes no arguments and cannot fail.
+    unsafe {
+        (*to).time = bpf_ktime_get_boot_ns();
+        (*to).scope = scope;
+        (*to).start_time = read(leader + offset!(task_start_boottime)).unwrap_or(0);
+        (*to).parent_start_time = read(parent_leader + offset!(task_start_boottime)).unwrap_or(0);
+        (*to).kind = kind as u32;
+        (*to).flags = flags;
+        (*to).tgid = read(task + offset!(task_tgid)).unwrap_or(0);
+        (*to).tid = read(task + offset!(task_pid)).unwrap_or(0);
+        (*to).vpid = innermost(leader).map_or(0, |innermost| innermost.number);
+        (*to).parent_tgid = read(parent + offset!(task_tgid)).unwrap_or(0);
+        (*to).pgid = number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_PGID));
+        (*to).sid = number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_SID));
+        (*to).uid = read(cred + offset!(cred_euid)).unwrap_or(u32::MAX);
+        (*to).reserved = 0;
+        (*to).capabilities = read(cred + offset!(cred_cap_effective)).unwrap_or(0);
     }
 }
 

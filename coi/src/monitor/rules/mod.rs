@@ -34,7 +34,7 @@ pub use engine::{Alert, Counters, Engine, Evidence};
 pub use error::{RuleError, RuleErrorKind};
 pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
-pub use wanted::Wanted;
+pub use wanted::{Form, NameTest, Only, Opens, Wanted};
 
 #[cfg(test)]
 mod tests;
