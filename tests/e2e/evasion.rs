@@ -52,7 +52,8 @@ mod tests {
             .filter(|event| (&event["destination"]["ip"], &event["destination"]["port"]) == to)
             .map(|event| &event["process"])
             .collect();
-        let [process] = told[..] else { panic!("{to:?} is told {} times", told.len()) };
+        let lost: Vec<_> = taken.events("loss").map(|event| &event["coi"]["loss"]).collect();
+        let [process] = told[..] else { panic!("{to:?} is told {} times; lost: {lost:?}", told.len()) };
         assert_eq!(process["executable"], *route.fact("executable"));
         process.clone()
     }

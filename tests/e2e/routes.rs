@@ -59,13 +59,13 @@ families! {
     redirected: |route| any(route, "redirect", |event| stream_is_socket(route, event)),
         "dup dup2 dup3 dup2-int80 fcntl-dupfd fcntl-dupfd-cloexec fcntl-dupfd-int80";
     connected_as_standard_input: |route| {
-        connected(route, "tcp") && any(route, "connect", |event| stream_kind(route, event) == "inet")
+        connected(route, "tcp") && any(route, "connect", |event| stream(route, event)["kind"] == "inet")
     }, "stdin-connect";
     accepted_as_standard_input: |route| {
         accepted(route) && any(route, "accept", |event| stream_is_socket(route, event))
     }, "stdin-accept";
     inherited_as_standard_input: |route| {
-        executed(route) && any(route, "exec", |event| stream_is_socket(route, event))
+        executed(route) && route.events("exec").any(|event| stream_is_socket(route, event))
     }, "stdin-pidfd-getfd stdin-scm-rights";
     connected_by_path: connected_by_path,
         "unix-stream unix-stream-relative unix-stream-abstract unix-stream-int80 unix-stream-io-uring
@@ -221,13 +221,9 @@ fn stream<'a>(route: &Route<'_>, event: &'a Value) -> &'a Value {
     &event["coi"]["process"][names[route.fact("fd").as_u64().unwrap() as usize]]
 }
 
-fn stream_kind<'a>(route: &Route<'_>, event: &'a Value) -> &'a Value {
-    &stream(route, event)["kind"]
-}
-
 fn stream_is_socket(route: &Route<'_>, event: &Value) -> bool {
-    let peer = format!("{}:{}", route.fact("ip").as_str().unwrap(), route.fact("port"));
-    stream_kind(route, event) == "inet" && stream(route, event)["peer"] == peer
+    let stream = stream(route, event);
+    stream["kind"] == "inet" && is_at(route, stream)
 }
 
 fn connected_by_path(route: &Route<'_>) -> bool {

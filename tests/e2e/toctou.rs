@@ -101,7 +101,7 @@ mod tests {
             route.events("mismatch").map(|event| (event.pointer(done), event.pointer(passed))).collect();
         assert_eq!(
             mismatches,
-            [(Some(route.fact(real)), Some(route.fact("decoy")))],
+            [(Some(route.fact(real)), Some(route.fact("passed")))],
             "what is told to differ"
         );
     }

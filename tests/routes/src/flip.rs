@@ -130,7 +130,7 @@ pub(crate) const ROUTES: &[Route] = &[
                 OpenOptions::new().write(true).open(&a).unwrap();
             },
         );
-        Report::of(result).path(&a).text("decoy", absolute(&b).display())
+        Report::of(result).path(&a).text("decoy", absolute(&b).display()).text("passed", b)
     }),
     // Connecting blocks while nobody is let in.
     ("swap-connect", |_| {
@@ -154,7 +154,8 @@ pub(crate) const ROUTES: &[Route] = &[
                 full.accept().unwrap();
             },
         );
-        Report::of(result).address(address).number("decoy", decoy.port().into())
+        let decoy = decoy.port().into();
+        Report::of(result).address(address).number("decoy", decoy).number("passed", decoy)
     }),
     ("swap-unix", |name| {
         let [a, b] = pair(name);
@@ -176,7 +177,8 @@ pub(crate) const ROUTES: &[Route] = &[
                 full.accept().unwrap();
             },
         );
-        Report::of(result).path(&a).text("decoy", absolute(&b).display())
+        let decoy = absolute(&b);
+        Report::of(result).path(&a).text("decoy", decoy.display()).text("passed", decoy.display())
     }),
 ];
 

@@ -93,15 +93,13 @@ pub(crate) const ROUTES: &[Route] = &[
         })
     }),
     ("add-key", |name| {
-        plain("add_key", || {
-            let (kind, name, key) = (low::text("user"), low::text(name), low::text("key"));
+        named("add_key", "user", |kind| {
+            let (name, key) = (low::text(name), low::text("key"));
             call!(Native, libc::SYS_add_key, kind, name, key, 3, KEY_SPEC_PROCESS_KEYRING)
         })
     }),
     ("request-key", |name| {
-        plain("request_key", || {
-            call!(Native, libc::SYS_request_key, low::text("user"), low::text(name), 0, 0)
-        })
+        named("request_key", "user", |kind| call!(Native, libc::SYS_request_key, kind, low::text(name), 0, 0))
     }),
     ("init-module", |_| plain("init_module", || call!(Native, libc::SYS_init_module, 0, 0, low::text("")))),
     ("finit-module", |_| {
@@ -174,7 +172,7 @@ fn on_directory(syscall: &str, name: &str, act: impl FnOnce(u64) -> Result) -> R
     plain(syscall, || act(text)).text("path", path.display())
 }
 
-/// With a text that is no path.
+/// With a text that is no path, but is told as if it were.
 fn named(syscall: &str, text: &str, act: impl FnOnce(u64) -> Result) -> Report {
     plain(syscall, || act(low::text(text))).text("path", text)
 }
