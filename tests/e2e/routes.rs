@@ -28,10 +28,10 @@ macro_rules! families {
                 }
             )*
 
-            pub(super) use super::{holes_are_few, rings_are_seen};
+            pub(super) use super::{coverage_is_told_and_recorded, holes_are_few, rings_are_seen};
         }
 
-        in_both! { super::all(), tests: $($family)* holes_are_few rings_are_seen }
+        in_both! { super::all(), tests: $($family)* coverage_is_told_and_recorded holes_are_few rings_are_seen }
     };
 }
 
@@ -113,6 +113,22 @@ fn judge(route: &Route<'_>, seen: Seen) -> Option<String> {
     Some(format!("{} {wrong}: {}\n{}", route.name(), route.report, events.concat()))
 }
 
+/// What can and cannot be seen is the first that is told, and the audit log has the same.
+fn coverage_is_told_and_recorded(taken: &Taken) {
+    let [coverage] = &taken.coverage[..] else { panic!("{} coverage reports", taken.coverage.len()) };
+    assert!(taken.begins_with_coverage(), "something else is told first");
+    assert!(
+        coverage["coi"]["programs"].as_array().is_some_and(|programs| !programs.is_empty()),
+        "{coverage}"
+    );
+    for hole in coverage["coi"]["holes"].as_array().unwrap() {
+        let texts = ["id", "what", "why"].map(|key| hole[key].as_str().unwrap_or_default());
+        assert!(texts.iter().all(|text| !text.is_empty()), "{hole}");
+    }
+    let [recorded] = &taken.recorded[..] else { panic!("{} in the audit log", taken.recorded.len()) };
+    assert_eq!(recorded["coi"]["holes"], coverage["coi"]["holes"]);
+}
+
 /// Asserts that what the coverage report says to be unseen is what may be.
 fn holes_are_few(taken: &Taken) {
     let known = all();
@@ -123,7 +139,7 @@ fn holes_are_few(taken: &Taken) {
         (Owner::Foreign, hole) => hole.contains("-int80") || hole.contains("-io-uring"),
     };
     let wrong: Vec<_> =
-        taken.holes().iter().filter(|hole| !known.contains(&&***hole) || !may_be(hole)).collect();
+        taken.holes().into_iter().filter(|hole| !known.contains(&hole.as_str()) || !may_be(hole)).collect();
     assert!(wrong.is_empty(), "the coverage report has these holes: {wrong:?}");
 }
 

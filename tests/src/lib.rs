@@ -82,6 +82,12 @@ impl Coi {
         Self::with(Arc::new(Daemon::start(arguments)), turn)
     }
 
+    /// With a daemon for this test alone that cannot attach to these tracepoints.
+    pub fn without(tracepoints: &[&str], arguments: &[&str]) -> Self {
+        let turn = Turn::take();
+        Self::with(Arc::new(Daemon::start_without(tracepoints, arguments)), turn)
+    }
+
     /// Without a daemon; the product may start one, for this test alone.
     pub fn without_daemon() -> Self {
         let turn = Turn::take();

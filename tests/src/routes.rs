@@ -56,8 +56,10 @@ pub struct Taken {
     owner: Owner,
     reports: Vec<Value>,
     events: Vec<Value>,
-    /// The names of the routes that the coverage report has.
-    holes: Vec<String>,
+    /// The coverage reports in the stream.
+    pub coverage: Vec<Value>,
+    /// Those in the audit log.
+    pub recorded: Vec<Value>,
 }
 
 /// One route: what was really done.
@@ -71,16 +73,21 @@ pub struct Route<'a> {
 impl Taken {
     /// Boots a container, looks on, and takes these routes one after the other, as root.
     pub fn take(owner: Owner, routes: &[&str]) -> Self {
+        Self::take_without(&[], owner, routes)
+    }
+
+    /// The same with a daemon that cannot attach to these tracepoints.
+    pub fn take_without(tracepoints: &[&str], owner: Owner, routes: &[&str]) -> Self {
         let config = tempfile::NamedTempFile::new().unwrap();
         fs::write(&config, harmless()).unwrap();
-        let coi = Coi::with_daemon(&["--config", config.path().to_str().unwrap()]);
+        let coi = Coi::without(tracepoints, &["--config", config.path().to_str().unwrap()]);
         std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
         fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
         coi.write("list", routes.join("\n"));
         let script = format!(
             "ip addr add {ADDRESS}/32 dev lo; for route in $(cat list); do ./routes $route {ADDRESS} || exit; done"
         );
-        let (said, events) = match owner {
+        let (said, events, audit) = match owner {
             Owner::Coi => launched(&coi, &script),
             Owner::Foreign => attached(&coi, &script),
         };
@@ -88,11 +95,9 @@ impl Taken {
         let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let taken: Vec<_> = reports.iter().map(|report| text(&report["route"])).collect();
         assert_eq!(taken, routes, "not all of the routes were taken");
-        let (coverage, events): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|event| event["event"]["kind"] == "coverage");
-        let holes = coverage.iter().flat_map(|report| report["coi"]["holes"].as_array().unwrap());
-        let holes = holes.flat_map(|hole| hole["routes"].as_array().unwrap()).map(text).collect();
-        Self { owner, reports, events, holes }
+        let coverage = events.iter().filter(|event| event["event"]["kind"] == "coverage").cloned().collect();
+        let recorded = audit.into_iter().filter(|record| record["event"]["kind"] == "coverage").collect();
+        Self { owner, reports, events, coverage, recorded }
     }
 
     /// A route that was taken.
@@ -121,8 +126,14 @@ impl Taken {
     }
 
     /// The routes of which the coverage report says that they are not seen.
-    pub fn holes(&self) -> &[String] {
-        &self.holes
+    pub fn holes(&self) -> Vec<String> {
+        let holes = self.coverage.iter().filter_map(|report| report["coi"]["holes"].as_array()).flatten();
+        holes.filter_map(|hole| hole["routes"].as_array()).flatten().map(text).collect()
+    }
+
+    /// Is the coverage report the first that is told?
+    pub fn begins_with_coverage(&self) -> bool {
+        self.events.first() == self.coverage.first()
     }
 }
 
@@ -144,7 +155,7 @@ impl<'a> Route<'a> {
 
     /// Does the coverage report say that it is not seen?
     pub fn is_hole(&self) -> bool {
-        self.taken.holes.iter().any(|hole| hole == self.name())
+        self.taken.holes().iter().any(|hole| hole == self.name())
     }
 
     /// The events that the route's own process stands behind.
@@ -167,7 +178,7 @@ impl<'a> Route<'a> {
 }
 
 /// `coi run`.
-fn launched(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
+fn launched(coi: &Coi, script: &str) -> (Ended, Vec<Value>, Vec<Value>) {
     let (go, done) = (Gate::new(coi, "go"), Gate::new(coi, "done"));
     let script = format!("read x <go; {{ {script}; }}; code=$?; read x <done; exit $code");
     let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", &script]);
@@ -178,11 +189,11 @@ fn launched(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
         done.reached().open();
         run.finish()
     });
-    (ended, events)
+    (ended, events, coi.audit(&coi.container()))
 }
 
 /// `coi monitor --attach`.
-fn attached(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
+fn attached(coi: &Coi, script: &str) -> (Ended, Vec<Value>, Vec<Value>) {
     let container = Foreign::make(TINY);
     let name = container.name.as_str();
     let source = format!("source={}", coi.workspace().display());
@@ -208,7 +219,7 @@ fn attached(coi: &Coi, script: &str) -> (Ended, Vec<Value>) {
         ended
     });
     viewer.leave().expect(0);
-    (ended, events)
+    (ended, events, coi.audit(name))
 }
 
 /// All events up to a state of the watch, while something else goes on.
