@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::Route;
-use crate::net::{Name, listener, listener_v6, name, socket, tcp};
+use crate::net::{Name, listener, listener_v6, mapped, name, tcp, tcp_v6};
 use crate::report::Report;
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
@@ -19,7 +19,12 @@ pub(crate) const ROUTES: &[Route] = &[
     ("connect", |_| to_listener(|name| native(tcp(), name))),
     ("connect-ipv6", |_| {
         let (_listener, address) = listener_v6();
-        act(address, |name| native(socket(libc::AF_INET6, libc::SOCK_STREAM, 0), name))
+        act(address, |name| native(tcp_v6(), name))
+    }),
+    // A socket of IPv6 that speaks IPv4.
+    ("connect-mapped", |_| {
+        let (_listener, address) = listener();
+        Report::of(native(tcp_v6(), &name(mapped(address)))).address(address)
     }),
     ("connect-mptcp", |_| {
         to_listener(|name| {

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use crate::Route;
 use crate::exec::{PROGRAM, execve, execve_with, myself, run};
-use crate::net::{listener, name, tcp, udp};
+use crate::net::{listener, name, raw, tcp, udp};
 use crate::report::{Report, absolute, file};
 use crate::sys::Entry::Native;
 use crate::sys::{self, Errno, Result, call, low};
@@ -78,11 +78,8 @@ pub(crate) const ROUTES: &[Route] = &[
     ("evade-flood-sends", |_| {
         let (socket, data) = (udp(), low::bytes(b"x"));
         flood(20_000, |n| {
-            let to = crate::net::raw(std::net::SocketAddrV4::new(
-                Ipv4Addr::new(127, 2, (n >> 8) as u8, n as u8),
-                9,
-            ));
-            call!(Native, libc::SYS_sendto, socket, data.as_ptr(), 1, 0, &raw const to, size_of_val(&to))
+            let to = raw(SocketAddr::from((Ipv4Addr::new(127, 2, (n >> 8) as u8, n as u8), 9)));
+            call!(Native, libc::SYS_sendto, socket, data.as_ptr(), 1, 0, to.as_ptr(), to.len())
         })
     }),
 ];

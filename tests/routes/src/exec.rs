@@ -14,6 +14,9 @@ use crate::sys::{self, Result, call, low};
 /// What is run, unless the route is about the file: as `true`, with the route's name behind it.
 pub(crate) const PROGRAM: &str = "/bin/busybox";
 
+/// A user without any privilege.
+const NOBODY: u32 = 65534;
+
 const EXECVE_32: i64 = 11;
 const EXECVEAT_32: i64 = 358;
 
@@ -51,6 +54,16 @@ pub(crate) const ROUTES: &[Route] = &[
         fs::write(&script, format!("#!{PROGRAM} true\n")).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         plain(|| execve(Native, &script, name))
+    }),
+    // A program that makes whoever runs it root.
+    ("exec-setuid", |name| {
+        let copy = copy(name);
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
+        let report = run(|| {
+            call!(Native, libc::SYS_setresuid, NOBODY, NOBODY, NOBODY)?;
+            execve(Native, &copy, name)
+        });
+        report.path(&copy)
     }),
     ("exec-deleted", |name| {
         let copy = copy(name);

@@ -1,6 +1,6 @@
 //! What the network's routes have in common: sockets, and addresses as the kernel takes them.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::sys::{Entry::Native, call, low};
 
@@ -13,32 +13,36 @@ pub(crate) struct Name {
 
 /// An address as the kernel takes it.
 pub(crate) fn name(address: SocketAddr) -> Name {
-    let (at, len) = match address {
-        SocketAddr::V4(v4) => {
-            let place: &'static mut libc::sockaddr_in = low::place(raw(v4));
-            (&raw const *place as u64, size_of::<libc::sockaddr_in>())
-        }
-        SocketAddr::V6(v6) => {
-            let place: &'static mut libc::sockaddr_in6 = low::place(libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as u16,
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
-                sin6_scope_id: 0,
-            });
-            (&raw const *place as u64, size_of::<libc::sockaddr_in6>())
-        }
-    };
-    Name { at, len: len as u32 }
+    let bytes = low::bytes(&raw(address));
+    Name { at: bytes.as_ptr() as u64, len: bytes.len() as u32 }
 }
 
-/// An IPv4 address as the kernel lays it out.
-pub(crate) fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-        sin_zero: [0; 8],
+/// An address as the kernel lays it out: `struct sockaddr_in` or `struct sockaddr_in6`.
+pub(crate) fn raw(address: SocketAddr) -> Vec<u8> {
+    let port = address.port().to_be_bytes();
+    let family = |family: i32| (family as u16).to_ne_bytes();
+    match address.ip() {
+        IpAddr::V4(ip) => [&family(libc::AF_INET)[..], &port, &ip.octets(), &[0; 8]].concat(),
+        IpAddr::V6(ip) => [&family(libc::AF_INET6)[..], &port, &[0; 4], &ip.octets(), &[0; 4]].concat(),
+    }
+}
+
+/// An address of the kernel's.
+fn address(raw: &[u8; 28]) -> SocketAddr {
+    let port = u16::from_be_bytes([raw[2], raw[3]]);
+    let ip = if raw[0] == libc::AF_INET as u8 {
+        IpAddr::from(<[u8; 4]>::try_from(&raw[4..8]).unwrap())
+    } else {
+        IpAddr::from(<[u8; 16]>::try_from(&raw[8..24]).unwrap())
+    };
+    SocketAddr::from((ip, port))
+}
+
+/// An address of IPv4 in the clothes of IPv6.
+pub(crate) fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::from((ip.to_ipv6_mapped(), address.port())),
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -57,34 +61,36 @@ pub(crate) fn udp() -> i32 {
     socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
 }
 
-/// Where a socket is bound.
-pub(crate) fn bound_to(socket: i32) -> SocketAddr {
-    let place = low::place(raw(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
-    let len = low::place(size_of::<libc::sockaddr_in>() as u32);
-    call!(Native, libc::SYS_getsockname, socket, &raw mut *place, &raw mut *len).unwrap();
-    address(place)
+/// A new UDP socket of IPv6.
+pub(crate) fn udp_v6() -> i32 {
+    socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)
 }
 
-/// An address of the kernel's.
-pub(crate) fn address(raw: &libc::sockaddr_in) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes()), u16::from_be(raw.sin_port)))
+/// A new TCP socket of IPv6.
+pub(crate) fn tcp_v6() -> i32 {
+    socket(libc::AF_INET6, libc::SOCK_STREAM, 0)
+}
+
+/// Where a socket is bound.
+pub(crate) fn bound_to(socket: i32) -> SocketAddr {
+    let (mut raw, mut len) = ([0; 28], 28_u32);
+    call!(Native, libc::SYS_getsockname, socket, &raw mut raw, &raw mut len).unwrap();
+    address(&raw)
 }
 
 /// Somebody who listens.
 pub(crate) fn listener() -> (TcpListener, SocketAddr) {
-    listener_at(Ipv4Addr::LOCALHOST)
+    listener_at(Ipv4Addr::LOCALHOST.into())
+}
+
+/// Somebody who listens over IPv6.
+pub(crate) fn listener_v6() -> (TcpListener, SocketAddr) {
+    listener_at(Ipv6Addr::LOCALHOST.into())
 }
 
 /// Somebody who listens at an address of this machine.
-pub(crate) fn listener_at(ip: Ipv4Addr) -> (TcpListener, SocketAddr) {
+pub(crate) fn listener_at(ip: IpAddr) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((ip, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// The same over IPv6.
-pub(crate) fn listener_v6() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }

@@ -13,6 +13,7 @@ use crate::sys::{Result, call, errno, low};
 use crate::uring::{self, Request, opcode};
 
 const READ_32: i64 = 3;
+const MMAP_32: i64 = 90;
 const READV_32: i64 = 145;
 const PREAD64_32: i64 = 180;
 const SENDFILE64_32: i64 = 239;
@@ -60,6 +61,14 @@ pub(crate) const ROUTES: &[Route] = &[
     }),
     // The file becomes memory; nothing of it is looked at yet.
     ("mmap", |name| act(name, |file| map(file).map(|_| SIZE as u64))),
+    ("mmap-int80", |name| {
+        act(name, |file| {
+            // `struct mmap_arg_struct`: the call takes more than five arguments this way.
+            let arguments =
+                [0, SIZE as u32, libc::PROT_READ as u32, libc::MAP_PRIVATE as u32, file as u32, 0];
+            call!(Int80, MMAP_32, &raw const *low::place(arguments)).map(|_| SIZE as u64)
+        })
+    }),
     // And then all of it is.
     ("mmap-read", |name| {
         act(name, |file| {

@@ -36,7 +36,7 @@ pub(crate) const ROUTES: &[Route] = &[
 ];
 
 fn act(send: impl FnOnce(i32, u64) -> Result) -> Report {
-    let ip = env::args().nth(2).map_or(Ipv4Addr::LOCALHOST, |ip| ip.parse().unwrap());
+    let ip = env::args().nth(2).map_or(Ipv4Addr::LOCALHOST.into(), |ip| ip.parse().unwrap());
     let (listener, address) = listener_at(ip);
     let taker = thread::spawn(move || {
         let (mut peer, _) = listener.accept().unwrap();

@@ -1,11 +1,11 @@
 //! Others are waited for: bind, listen, accept.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 use crate::Route;
 use crate::connect::SOCKETCALL_32;
-use crate::net::{Name, bound_to, listener, name, tcp, udp};
+use crate::net::{Name, bound_to, listener, name, tcp, tcp_v6, udp};
 use crate::report::Report;
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
@@ -20,6 +20,11 @@ const BACKLOG: u32 = 8;
 pub(crate) const ROUTES: &[Route] = &[
     ("bind", |_| bind(tcp(), |socket, name| call!(Native, libc::SYS_bind, socket, name.at, name.len))),
     ("bind-udp", |_| bind(udp(), |socket, name| call!(Native, libc::SYS_bind, socket, name.at, name.len))),
+    ("bind-ipv6", |_| {
+        let (socket, anywhere) = (tcp_v6(), name(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))));
+        let result = call!(Native, libc::SYS_bind, socket, anywhere.at, anywhere.len);
+        Report::of(result).address(bound_to(socket))
+    }),
     ("bind-int80", |_| bind(tcp(), |socket, name| call!(Int80, BIND_32, socket, name.at, name.len))),
     ("bind-io-uring", |_| {
         bind(tcp(), |socket, name| {

@@ -1,11 +1,11 @@
 //! Datagrams are sent.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ptr;
 
 use crate::Route;
 use crate::connect::SOCKETCALL_32;
-use crate::net::{Name, name, udp};
+use crate::net::{Name, mapped, name, socket, udp, udp_v6};
 use crate::report::Report;
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
@@ -26,12 +26,25 @@ pub(crate) const ROUTES: &[Route] = &[
     ("udp-sendto", |_| act(|name| sendto(udp(), name))),
     // The address that is passed wins over the one that is connected to.
     ("udp-sendto-elsewhere", |_| {
-        let (_first, address) = receiver();
+        let (_first, address) = receiver(LOCALHOST);
         act(|to| {
             let socket = udp();
             connect(socket, &name(address))?;
             sendto(socket, to)
         })
+    }),
+    ("udp-sendto-ipv6", |_| {
+        let (_receiver, address) = receiver(Ipv6Addr::LOCALHOST.into());
+        Report::of(sendto(udp_v6(), &name(address))).address(address)
+    }),
+    // A socket of IPv6 that speaks IPv4.
+    ("udp-sendto-mapped", |_| {
+        let (_receiver, address) = receiver(LOCALHOST);
+        Report::of(sendto(udp_v6(), &name(mapped(address)))).address(address)
+    }),
+    ("udp-connect-mapped", |_| {
+        let (_receiver, address) = receiver(LOCALHOST);
+        Report::of(connect(udp_v6(), &name(mapped(address)))).address(address)
     }),
     ("udp-sendmsg", |_| {
         act(|name| call!(Native, libc::SYS_sendmsg, udp(), &raw const *low::place(message(name)), 0))
@@ -71,8 +84,17 @@ pub(crate) const ROUTES: &[Route] = &[
             })
         })
     }),
+    // A packet of its own making: an echo request. It takes CAP_NET_RAW.
+    ("raw-sendto", |_| {
+        let to = SocketAddr::from((LOCALHOST, 0));
+        let request = low::bytes(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+        let (socket, name) = (socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP), name(to));
+        let (data, len) = (request.as_ptr(), request.len());
+        Report::of(call!(Native, libc::SYS_sendto, socket, data, len, 0, name.at, name.len)).address(to)
+    }),
 ];
 
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DATA: &[u8] = b"datagram";
 
 fn connect(socket: i32, name: &Name) -> Result {
@@ -85,14 +107,14 @@ fn sendto(socket: i32, name: &Name) -> Result {
 }
 
 /// Somebody who takes datagrams.
-fn receiver() -> (UdpSocket, SocketAddr) {
-    let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+fn receiver(ip: IpAddr) -> (UdpSocket, SocketAddr) {
+    let receiver = UdpSocket::bind((ip, 0)).unwrap();
     let address = receiver.local_addr().unwrap();
     (receiver, address)
 }
 
 fn act(send: impl FnOnce(&Name) -> Result) -> Report {
-    let (_receiver, address) = receiver();
+    let (_receiver, address) = receiver(LOCALHOST);
     Report::of(send(&name(address))).address(address)
 }
 
