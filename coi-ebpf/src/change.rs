@@ -14,8 +14,8 @@ use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 use crate::{
     exec::bounded,
     kernel::{argument0, argument1, argument2, argument3},
-    open::result,
     name::{self, AT_FDCWD, NAME_ROOM, NOWHERE, Name},
+    open::result,
     ring::{self, Weight},
     scope::{self, Watched},
     task, wanted,
@@ -55,7 +55,11 @@ pub fn exit_change_at(ctx: TracePointContext) -> u32 {
 /// After rename, link: the second name is the new one. As [`exit_change`].
 #[tracepoint]
 pub fn exit_change_two(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: AT_FDCWD, text: argument1() }, Some(|| Name { directory: AT_FDCWD, text: argument0() }));
+    let _ = changed(
+        &ctx,
+        || Name { directory: AT_FDCWD, text: argument1() },
+        Some(|| Name { directory: AT_FDCWD, text: argument0() }),
+    );
     0
 }
 
@@ -70,14 +74,22 @@ pub fn exit_change_two_at(ctx: TracePointContext) -> u32 {
 /// After symlink: the first argument is a text that is no name yet. As [`exit_change`].
 #[tracepoint]
 pub fn exit_symlink(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: AT_FDCWD, text: argument1() }, Some(|| Name { directory: NOWHERE, text: argument0() }));
+    let _ = changed(
+        &ctx,
+        || Name { directory: AT_FDCWD, text: argument1() },
+        Some(|| Name { directory: NOWHERE, text: argument0() }),
+    );
     0
 }
 
 /// After symlinkat. As [`exit_change`].
 #[tracepoint]
 pub fn exit_symlinkat(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: argument1() as i32, text: argument2() }, Some(|| Name { directory: NOWHERE, text: argument0() }));
+    let _ = changed(
+        &ctx,
+        || Name { directory: argument1() as i32, text: argument2() },
+        Some(|| Name { directory: NOWHERE, text: argument0() }),
+    );
     0
 }
 

@@ -98,7 +98,11 @@ pub fn sock_set_state(ctx: RawTracePointContext) -> i32 {
     } else if protocol != IPPROTO_MPTCP {
         let asked = syscall() == SYS_CONNECT;
         let inode = stream::inode_of_sock(sk);
-        tell(Kind::Connect, &watched, Connection { inode, peer: stream::peer(sk), result: UNKNOWN, protocol, asked, flags: 0 });
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode, peer: stream::peer(sk), result: UNKNOWN, protocol, asked, flags: 0 },
+        );
     }
     0
 }
@@ -199,7 +203,11 @@ fn connecting(ctx: &SockAddrContext, family: u16) {
         let _ = PENDING.insert(tid, address, 0);
     } else {
         let asked = syscall() == SYS_CONNECT;
-        tell(Kind::Connect, &watched, Connection { inode: 0, peer: address, result: UNKNOWN, protocol, asked, flags: 0 });
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode: 0, peer: address, result: UNKNOWN, protocol, asked, flags: 0 },
+        );
     }
 }
 
@@ -219,7 +227,18 @@ fn datagram(ctx: &SockAddrContext, family: u16) {
         return;
     }
     let _ = TOLD.insert(correspondent, 1, 0);
-    tell(Kind::Connect, &watched, Connection { inode: 0, peer: address, result: UNKNOWN, protocol: IPPROTO_UDP, asked: false, flags: 0 });
+    tell(
+        Kind::Connect,
+        &watched,
+        Connection {
+            inode: 0,
+            peer: address,
+            result: UNKNOWN,
+            protocol: IPPROTO_UDP,
+            asked: false,
+            flags: 0,
+        },
+    );
 }
 
 /// After connect(2): AF_UNIX, raw sockets, and TCP that was refused before a SYN. Costs some 100 ns of a call
@@ -252,14 +271,22 @@ fn connected(ctx: &TracePointContext) -> Option<()> {
                 Some(address) => (*address, 0),
                 None => (Address { family, ..Address::default() }, FLAG_ADDRESS_AS_PASSED),
             };
-            tell(Kind::Connect, &watched, Connection { inode, peer, result: result as i32, protocol: IPPROTO_TCP, asked: true, flags });
+            tell(
+                Kind::Connect,
+                &watched,
+                Connection { inode, peer, result: result as i32, protocol: IPPROTO_TCP, asked: true, flags },
+            );
         }
         let _ = PENDING.remove(tid);
         return Some(());
     }
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
     if result == 0 && !matches!(protocol, IPPROTO_UDP | IPPROTO_ICMP | IPPROTO_ICMPV6) {
-        tell(Kind::Connect, &watched, Connection { inode, peer: stream::peer(sk), result: 0, protocol, asked: false, flags: 0 });
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode, peer: stream::peer(sk), result: 0, protocol, asked: false, flags: 0 },
+        );
     }
     Some(())
 }

@@ -9,7 +9,9 @@
 //! one step look the same to it at the next one, and it checks some forty steps instead of 2^40 ways.
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::map, maps::PerCpuArray};
-use coi_common::{FLAG_PATH_NOWHERE, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope};
+use coi_common::{
+    FLAG_PATH_NOWHERE, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope,
+};
 
 use crate::kernel::{current, offset, pointer, read};
 

@@ -125,7 +125,8 @@ impl Name {
         let found = unsafe {
             (*key).form = form;
             (*key).text = [0; TEST_SPACE];
-            if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (self.at + from) as *const _) != 0
+            if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (self.at + from) as *const _)
+                != 0
             {
                 return true;
             }

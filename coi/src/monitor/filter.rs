@@ -3,7 +3,8 @@
 //! It promises that whatever a test of the rules accepts, the kernel side's accepts too.
 
 use coi_common::{
-    AFFIX, FORM_DIRECTORY, FORM_NAME, FORM_PREFIX, FORM_SUFFIX, Kind, NameKey, OPEN_CREATE, OPEN_WRITE, TEST_SPACE,
+    AFFIX, FORM_DIRECTORY, FORM_NAME, FORM_PREFIX, FORM_SUFFIX, Kind, NameKey, OPEN_CREATE, OPEN_WRITE,
+    TEST_SPACE,
 };
 
 use super::{

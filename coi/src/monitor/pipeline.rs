@@ -243,10 +243,15 @@ impl Drop for Onlooker {
 }
 
 /// Starts the pipeline.
-pub fn start(mut sensor: Sensor, rules: Arc<RuleSet>) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
+pub fn start(
+    mut sensor: Sensor,
+    rules: Arc<RuleSet>,
+) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
     sensor.want(&filter(&rules.wanted()))?;
     let (commands, inbox) = std_mpsc::channel();
-    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?);
+    let wake = Arc::new(
+        EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?,
+    );
     let handle = Handle { commands, wake: Arc::clone(&wake) };
     let pipeline = Pipeline {
         sensor,

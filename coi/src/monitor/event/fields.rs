@@ -96,8 +96,8 @@ macro_rules! fields {
 
 /// Every kind of event that a process stands behind.
 const PROCESS: &[EventKind] = &[
-    Exec, ExecFailed, Fork, Exit, Connect, Accept, Redirect, Link, Open, Read, Send, Bind, Listen, Change, Map, Syscall,
-    IoUring, Mismatch,
+    Exec, ExecFailed, Fork, Exit, Connect, Accept, Redirect, Link, Open, Read, Send, Bind, Listen, Change,
+    Map, Syscall, IoUring, Mismatch,
 ];
 const ANY: &[EventKind] = &EventKind::ALL;
 const STDIO: &[EventKind] = &[Exec, Connect, Accept, Redirect, Link];

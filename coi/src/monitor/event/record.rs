@@ -262,7 +262,9 @@ pub fn stream_kind(stream: &Stream) -> &'static str {
 impl Event {
     fn stdio(&self) -> Option<&[Stream; 3]> {
         match &self.detail {
-            Detail::Exec { stdio, .. } | Detail::Stdio(stdio) | Detail::Connection { stdio, .. } => Some(stdio),
+            Detail::Exec { stdio, .. } | Detail::Stdio(stdio) | Detail::Connection { stdio, .. } => {
+                Some(stdio)
+            }
             Detail::Link(link) => Some(&link.stdio),
             _ => None,
         }
@@ -437,7 +439,9 @@ impl Record for Event {
             Field::SourcePort if self.kind == EventKind::Accept => number(self.remote()?.1.into()),
             Field::DestinationIp | Field::DestinationPort | Field::SourceIp | Field::SourcePort => None,
             Field::NetworkTransport => match &self.detail {
-                Detail::Connection { transport, .. } | Detail::Local { transport, .. } => Some(Keyword(transport)),
+                Detail::Connection { transport, .. } | Detail::Local { transport, .. } => {
+                    Some(Keyword(transport))
+                }
                 _ => None,
             },
             Field::SocketPath => match &self.detail {

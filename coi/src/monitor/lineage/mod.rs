@@ -22,8 +22,8 @@ use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_SETUP, Header, 
 
 use super::{
     event::{
-        Actor, Changed as Change, Container, Detail, Event, EventKind, FileDetail, Mismatch, Process, ProcessKey, Text,
-        Texts, names,
+        Actor, Changed as Change, Container, Detail, Event, EventKind, FileDetail, Mismatch, Process,
+        ProcessKey, Text, Texts, names,
     },
     sensor::decode::{Body, Connection, Open, Peer, RawEvent, tidy},
 };
@@ -219,9 +219,10 @@ impl Lineage {
                 (EventKind::Open, Detail::File(Box::new(file)))
             }
             Body::Map(open) => (EventKind::Map, Detail::File(Box::new(file_detail(open, context)))),
-            Body::ExecFailed { path, errno } => {
-                (EventKind::ExecFailed, Detail::File(Box::new(file_detail(nothing_opened(path, errno), context))))
-            }
+            Body::ExecFailed { path, errno } => (
+                EventKind::ExecFailed,
+                Detail::File(Box::new(file_detail(nothing_opened(path, errno), context))),
+            ),
             Body::Change(change) => {
                 let Some(what) = names::change(change.syscall) else { return };
                 let file = file_detail(nothing_opened(change.path, change.errno), context);
@@ -236,9 +237,7 @@ impl Lineage {
             Body::IoUring { opcode } => {
                 (EventKind::IoUring, Detail::IoUring { request: names::io_uring_request(opcode) })
             }
-            Body::Read(sum) => {
-                (EventKind::Read, Detail::Bytes { bytes: sum.bytes, files: Some(sum.files) })
-            }
+            Body::Read(sum) => (EventKind::Read, Detail::Bytes { bytes: sum.bytes, files: Some(sum.files) }),
             Body::Send(sum) => (EventKind::Send, Detail::Bytes { bytes: sum.bytes, files: None }),
             // Told to the daemon, not to rules.
             Body::CgroupMade(_) | Body::CgroupGone(_) | Body::Loss { .. } => return,
@@ -277,14 +276,22 @@ impl Lineage {
             let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
             matches!(last(&passed).as_deref(), Some("" | "." | "..")) || last(&passed) == last(&file.path)
         };
-        if same || file.truncated || file.unreadable || passed.starts_with("/proc/") || passed.starts_with("/dev/") {
+        if same
+            || file.truncated
+            || file.unreadable
+            || passed.starts_with("/proc/")
+            || passed.starts_with("/dev/")
+        {
             return None;
         }
         let told = self.elsewhere.entry(scope).or_default();
         if told.len() > MOST_PAIRS {
             told.clear();
         }
-        let pair = std::hash::BuildHasher::hash_one(&std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(), (&passed, &file.path));
+        let pair = std::hash::BuildHasher::hash_one(
+            &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
+            (&passed, &file.path),
+        );
         told.insert(pair).then(|| Mismatch::Path { taken: file.clone(), passed })
     }
 
