@@ -28,7 +28,7 @@ fn what_is_not_seen_without_a_hook_is_said() {
     let tracepoints = tracepoints.map(|call| format!("syscalls/sys_exit_{call}"));
     let tracepoints = tracepoints.each_ref().map(String::as_str);
     let all: Vec<_> = routes.iter().flat_map(|(missing, there, _)| [*missing, *there]).collect();
-    let taken = Taken::take_without(&tracepoints, Owner::Coi, &all);
+    let taken = Taken::take_with(Owner::Coi, &all, &tracepoints, "");
     let told: Vec<_> = routes
         .iter()
         .flat_map(|(missing, there, action)| [(taken.route(missing), action), (taken.route(there), action)])

@@ -4,7 +4,7 @@
 use coi_tests::in_both;
 
 in_both! {
-    ["flip-open", "flip-exec", "flip-connect", "flip-sendto", "swap-open", "swap-connect", "swap-unix"],
+    |owner| Taken::take(owner, &super::tests::ROUTES),
     tests: opens execs connections datagrams an_open_that_waits a_connection_that_waits a_path_that_waits
 }
 
@@ -17,6 +17,9 @@ mod tests {
     use coi_tests::text;
     use serde_json::Value;
 
+    pub(super) const ROUTES: [&str; 7] =
+        ["flip-open", "flip-exec", "flip-connect", "flip-sendto", "swap-open", "swap-connect", "swap-unix"];
+
     /// How many calls are made at least.
     const CALLS: u64 = 1000;
 
@@ -25,13 +28,13 @@ mod tests {
         route.fact(key).as_u64().unwrap()
     }
 
-    /// Asserts that both sides were told as often as they were done; what was lost may be of either.
+    /// Asserts that either side was told as often as it was done, but for at most so many that are missing.
     #[track_caller]
     fn assert_sides<'a>(
         route: &Route<'_>,
         told: impl Iterator<Item = &'a Value>,
         sides: [&Value; 2],
-        lost: u64,
+        missing: u64,
     ) {
         let mut count = BTreeMap::new();
         for told in told {
@@ -41,7 +44,10 @@ mod tests {
         let (done_a, done_b) = (number(route, "a"), number(route, "b"));
         assert!(done_a + done_b >= CALLS, "{}", route.report);
         assert!(a <= done_a && b <= done_b, "told {a} and {b}, done {done_a} and {done_b}");
-        assert_eq!(a + b + lost, done_a + done_b, "told {a} and {b}, lost {lost}");
+        assert!(
+            a + b + missing >= done_a + done_b,
+            "told {a} and {b}, done {done_a} and {done_b}, lost {missing}"
+        );
     }
 
     pub(super) fn opens(taken: &Taken) {
@@ -49,7 +55,7 @@ mod tests {
         let sides = [route.fact("a_path"), route.fact("b_path")];
         let told: Vec<_> =
             route.events("open").filter(|event| sides.contains(&&event["file"]["path"])).collect();
-        assert_sides(&route, told.iter().map(|event| &event["file"]["path"]), sides, taken.lost("open"));
+        assert_sides(&route, told.iter().map(|event| &event["file"]["path"]), sides, taken.missing("open"));
         let inodes: BTreeSet<_> = told.iter().map(|event| text(&event["file"]["inode"])).collect();
         let names: BTreeSet<_> =
             told.iter().map(|event| (text(&event["file"]["path"]), text(&event["file"]["inode"]))).collect();
@@ -65,7 +71,7 @@ mod tests {
                 .filter(|event| event["process"]["args"] == serde_json::json!(["true", "decoy"]))
         };
         let executables = told("exec").map(|event| &event["process"]["executable"]);
-        assert_sides(&route, executables, sides, taken.lost("exec"));
+        assert_sides(&route, executables, sides, taken.missing("exec"));
         // What they ended with says which of them ran.
         for exit in told("exit") {
             let ran = if exit["process"]["exit_code"] == 0 { sides[0] } else { sides[1] };
@@ -76,7 +82,7 @@ mod tests {
     pub(super) fn connections(taken: &Taken) {
         let route = taken.route("flip-connect");
         let ports = route.events("connect").map(|event| &event["destination"]["port"]);
-        assert_sides(&route, ports, [route.fact("a_port"), route.fact("b_port")], taken.lost("connect"));
+        assert_sides(&route, ports, [route.fact("a_port"), route.fact("b_port")], taken.missing("connect"));
     }
 
     pub(super) fn datagrams(taken: &Taken) {
@@ -88,7 +94,8 @@ mod tests {
         assert!(number(&route, "a") + number(&route, "b") >= CALLS, "{}", route.report);
         went.insert("127.0.0.1".to_owned());
         assert_eq!(told.difference(&went).next(), None, "where nothing went");
-        assert_eq!((went.len() - told.len()) as u64, taken.lost("connect"));
+        let missing = taken.missing("connect");
+        assert!(told.len() as u64 + missing >= went.len() as u64, "told {}, lost {missing}", told.len());
     }
 
     /// Asserts that what was done is told in this place of an event, that the decoy is not, and that the difference is.

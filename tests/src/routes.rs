@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::incus::{Foreign, incus};
-use crate::{Coi, Ended, Gate, Running, TINY, Viewer, end, text};
+use crate::{Coi, Ended, Gate, Running, TINY, Viewer, alerts, end, text};
 
 /// The program that takes them, which runs anywhere.
 pub const PROGRAM: &str = env!("COI_ROUTES");
@@ -16,20 +16,20 @@ const ENOSYS: i64 = 38;
 /// An address of the container's own that is not loopback.
 const ADDRESS: &str = "198.51.100.7";
 
-/// Tests of what was seen in a container of COI's and in a foreign one: takes the routes once in each, and hands what
-/// was seen to each of a module's functions.
+/// Tests of what was seen in a container of COI's and in a foreign one: has the routes taken once in each, and hands
+/// what was seen to each of a module's functions.
 #[macro_export]
 macro_rules! in_both {
-    ($routes:expr, $module:ident: $($test:ident)*) => {
-        $crate::in_both! { @one in_a_container_of_coi, Coi, $routes, $module: $($test)* }
-        $crate::in_both! { @one in_a_foreign_container, Foreign, $routes, $module: $($test)* }
+    ($take:expr, $module:ident: $($test:ident)*) => {
+        $crate::in_both! { @one in_a_container_of_coi, Coi, $take, $module: $($test)* }
+        $crate::in_both! { @one in_a_foreign_container, Foreign, $take, $module: $($test)* }
     };
-    (@one $container:ident, $owner:ident, $routes:expr, $module:ident: $($test:ident)*) => {
+    (@one $container:ident, $owner:ident, $take:expr, $module:ident: $($test:ident)*) => {
         mod $container {
             use std::sync::LazyLock;
             use coi_tests::routes::{Owner, Taken};
 
-            static TAKEN: LazyLock<Taken> = LazyLock::new(|| Taken::take(Owner::$owner, &$routes));
+            static TAKEN: LazyLock<Taken> = LazyLock::new(|| $take(Owner::$owner));
 
             $(
                 #[test]
@@ -50,16 +50,13 @@ pub enum Owner {
     Foreign,
 }
 
-/// What was really done, and all that was seen.
+/// What was really done, and all that was told.
 #[derive(Debug)]
 pub struct Taken {
     owner: Owner,
     reports: Vec<Value>,
     events: Vec<Value>,
-    /// The coverage reports in the stream.
-    pub coverage: Vec<Value>,
-    /// Those in the audit log.
-    pub recorded: Vec<Value>,
+    audit: Vec<Value>,
 }
 
 /// One route: what was really done.
@@ -73,14 +70,18 @@ pub struct Route<'a> {
 impl Taken {
     /// Boots a container, looks on, and takes these routes one after the other, as root.
     pub fn take(owner: Owner, routes: &[&str]) -> Self {
-        Self::take_without(&[], owner, routes)
+        Self::take_with(owner, routes, &[], "")
     }
 
-    /// The same with a daemon that cannot attach to these tracepoints.
-    pub fn take_without(tracepoints: &[&str], owner: Owner, routes: &[&str]) -> Self {
-        let config = tempfile::NamedTempFile::new().unwrap();
+    /// The same with a daemon that cannot attach to these tracepoints, and that has more rules.
+    pub fn take_with(owner: Owner, routes: &[&str], tracepoints: &[&str], rules: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [config, more] = ["config.toml", "rules"].map(|name| dir.path().join(name));
         fs::write(&config, harmless()).unwrap();
-        let coi = Coi::without(tracepoints, &["--config", config.path().to_str().unwrap()]);
+        fs::create_dir(&more).unwrap();
+        fs::write(more.join("more.toml"), rules).unwrap();
+        let arguments = ["--config", config.to_str().unwrap(), "--rules", more.to_str().unwrap()];
+        let coi = Coi::without(tracepoints, &arguments);
         std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
         fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
         coi.write("list", routes.join("\n"));
@@ -95,9 +96,7 @@ impl Taken {
         let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let taken: Vec<_> = reports.iter().map(|report| text(&report["route"])).collect();
         assert_eq!(taken, routes, "not all of the routes were taken");
-        let coverage = events.iter().filter(|event| event["event"]["kind"] == "coverage").cloned().collect();
-        let recorded = audit.into_iter().filter(|record| record["event"]["kind"] == "coverage").collect();
-        Self { owner, reports, events, coverage, recorded }
+        Self { owner, reports, events, audit }
     }
 
     /// A route that was taken.
@@ -112,29 +111,55 @@ impl Taken {
         self.owner
     }
 
-    /// All events of a kind.
+    /// All events of a kind, as a viewer is told them.
     pub fn events(&self, action: &str) -> impl Iterator<Item = &Value> {
-        self.events
-            .iter()
-            .filter(move |event| event["event"]["kind"] == "event" && event["event"]["action"] == action)
+        self.events.iter().filter(move |event| is_event(event) && event["event"]["action"] == action)
     }
 
-    /// How many events of a kind are known to have been lost.
-    pub fn lost(&self, action: &str) -> u64 {
+    /// How many events of a kind may be missing at most: those that are known to have been lost, and the lines that
+    /// the viewer was too slow for.
+    pub fn missing(&self, action: &str) -> u64 {
         let losses = self.events("loss").filter(|event| event["coi"]["loss"]["kind"] == action);
-        losses.filter_map(|event| event["coi"]["loss"]["count"].as_u64()).sum()
+        let lost = losses.filter_map(|event| event["coi"]["loss"]["count"].as_u64());
+        let states = self.events.iter().filter(|event| event["event"]["kind"] == "state");
+        let missed = states.filter_map(|event| {
+            let (_, count) = event["coi"]["message"].as_str()?.split_once(" has missed ")?;
+            count.split(' ').next()?.parse::<u64>().ok()
+        });
+        lost.chain(missed).sum()
+    }
+
+    /// The alerts of a rule, from the audit log.
+    pub fn alerts(&self, rule: &str) -> impl Iterator<Item = &Value> {
+        alerts(&self.audit).filter(move |alert| alert["rule"]["id"] == rule)
+    }
+
+    /// All that a viewer was told.
+    pub fn told(&self) -> &[Value] {
+        &self.events
+    }
+
+    /// The coverage reports in the audit log.
+    pub fn recorded_coverage(&self) -> Vec<&Value> {
+        self.audit.iter().filter(|record| is_coverage(record)).collect()
     }
 
     /// The routes of which the coverage report says that they are not seen.
-    pub fn holes(&self) -> Vec<String> {
-        let holes = self.coverage.iter().filter_map(|report| report["coi"]["holes"].as_array()).flatten();
-        holes.filter_map(|hole| hole["routes"].as_array()).flatten().map(text).collect()
+    pub fn holes(&self) -> Vec<&str> {
+        let reports = self.events.iter().filter(|event| is_coverage(event));
+        let holes = reports.filter_map(|report| report["coi"]["holes"].as_array()).flatten();
+        holes.filter_map(|hole| hole["routes"].as_array()).flatten().filter_map(Value::as_str).collect()
     }
+}
 
-    /// Is the coverage report the first that is told?
-    pub fn begins_with_coverage(&self) -> bool {
-        self.events.first() == self.coverage.first()
-    }
+/// Is it a coverage report?
+pub fn is_coverage(event: &Value) -> bool {
+    event["event"]["kind"] == "coverage"
+}
+
+/// Is it an event, and not what the audit log makes of it?
+fn is_event(event: &Value) -> bool {
+    event["event"]["kind"] == "event" && event["event"]["sequence"].is_null()
 }
 
 impl<'a> Route<'a> {
@@ -155,7 +180,7 @@ impl<'a> Route<'a> {
 
     /// Does the coverage report say that it is not seen?
     pub fn is_hole(&self) -> bool {
-        self.taken.holes().iter().any(|hole| hole == self.name())
+        self.taken.holes().contains(&self.name())
     }
 
     /// The events that the route's own process stands behind.
@@ -165,7 +190,7 @@ impl<'a> Route<'a> {
             let process = &event["process"];
             let arguments = process["args"].as_array().map_or(&[][..], Vec::as_slice);
             // Process 0 is one that nobody could tell the number of.
-            event["event"]["kind"] == "event"
+            is_event(event)
                 && (report["pid"] == 0 || process["vpid"] == report["pid"])
                 && arguments.contains(&report["route"])
         })

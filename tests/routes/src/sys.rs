@@ -32,7 +32,7 @@ macro_rules! call {
     ($entry:expr, $number:expr $(, $argument:expr)* $(,)?) => {{
         // SAFETY: memory that a route hands to the kernel is from `low`, which never frees or moves any, or outlives
         // the call as a local does; no route unmaps or remaps what Rust knows of.
-        #[allow(unused_unsafe, clippy::unnecessary_cast, reason = "some arguments have the type already")]
+        #[allow(clippy::unnecessary_cast, reason = "some arguments have the type already")]
         unsafe { $crate::sys::enter($entry, $number as u64, &[$($argument as u64),*]) }
     }};
 }
@@ -108,7 +108,7 @@ pub(crate) fn in_child(act: impl FnOnce() -> Result) -> (Result, u32) {
 
 /// Makes a process that ends with what `act` gives.
 pub(crate) fn fork(act: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: nobody else runs in this process, so that the child may do whatever its parent may.
+    // SAFETY: no other thread of this process allocates or holds a lock, so that the child may do what its parent may.
     match unsafe { libc::fork() } {
         0 => {
             let code = act();
