@@ -13,7 +13,7 @@ use coi_common::{Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE,
 
 use crate::{
     exec::bounded,
-    kernel::{argument0, argument1, argument2, current, offset, pointer, read, syscall},
+    kernel::{Structure, argument0, argument1, argument2, current, offset, pointer, read, syscall},
     listen,
     open::result,
     path::{self, PATH_SPACE},
@@ -65,9 +65,17 @@ struct UnixRecord {
 #[map]
 static UNIXES: PerCpuArray<UnixRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// The address of a TCP connect that has not sent a SYN yet, by thread.
+/// A TCP connect that has not sent a SYN yet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Pending {
+    tid: u32,
+    address: Address,
+}
+
+/// The last one on each CPU. Who was moved or overtaken meanwhile is told with what the caller's memory says.
 #[map]
-static PENDING: LruHashMap<u32, Address> = LruHashMap::with_max_entries(4096, 0);
+static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
 
 /// To whom a process has sent datagrams.
 #[derive(Clone, Copy)]
@@ -199,8 +207,10 @@ fn connecting(ctx: &SockAddrContext, family: u16) {
     // SAFETY: as above.
     let protocol = unsafe { (*ctx.sock_addr).protocol };
     if protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP {
-        let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
-        let _ = PENDING.insert(tid, address, 0);
+        if let Some(pending) = PENDING.get_ptr_mut(0) {
+            // SAFETY: a per-CPU value, and programs do not move between CPUs.
+            unsafe { *pending = Pending { tid: current().number(offset!(task_pid)), address } };
+        }
     } else {
         let asked = syscall() == SYS_CONNECT;
         tell(
@@ -215,11 +225,11 @@ fn connecting(ctx: &SockAddrContext, family: u16) {
 fn datagram(ctx: &SockAddrContext, family: u16) {
     let Some(watched) = scope::watched() else { return };
     let task = current();
-    let leader = pointer(task + offset!(task_group_leader)).unwrap_or(task);
+    let Some(leader) = task.follow(offset!(task_group_leader)) else { return };
     let address = hooked(ctx, family);
     let correspondent = Correspondent {
-        start_time: read(leader + offset!(task_start_boottime)).unwrap_or(0),
-        tgid: read(task + offset!(task_tgid)).unwrap_or(0),
+        start_time: leader.number(offset!(task_start_boottime)),
+        tgid: task.number(offset!(task_tgid)),
         address,
     };
     // SAFETY: the value is not looked at.
@@ -263,21 +273,19 @@ fn connected(ctx: &TracePointContext) -> Option<()> {
     }
     let inode = stream::inode_of_sock(sk);
     if read::<u16>(socket + offset!(socket_type))? == SOCK_STREAM {
-        let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
         // What sent a SYN is told already; left are those that the kernel refused at once.
         if matches!(result, EPERM | EACCES | ENETUNREACH | EHOSTUNREACH) {
-            // SAFETY: only this thread's own calls change its entry.
-            let (peer, flags) = match unsafe { PENDING.get(tid) } {
-                Some(address) => (*address, 0),
+            let tid: u32 = current().number(offset!(task_pid));
+            // SAFETY: as above.
+            let pending = PENDING.get_ptr(0).map(|pending| unsafe { *pending });
+            let (peer, flags) = match pending.filter(|pending| pending.tid == tid) {
+                Some(pending) => (pending.address, 0),
                 None => (Address { family, ..Address::default() }, FLAG_ADDRESS_AS_PASSED),
             };
-            tell(
-                Kind::Connect,
-                &watched,
-                Connection { inode, peer, result: result as i32, protocol: IPPROTO_TCP, asked: true, flags },
-            );
+            let protocol = IPPROTO_TCP;
+            let result = result as i32;
+            tell(Kind::Connect, &watched, Connection { inode, peer, result, protocol, asked: true, flags });
         }
-        let _ = PENDING.remove(tid);
         return Some(());
     }
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));

@@ -12,7 +12,7 @@ use coi_common::{
 };
 
 use crate::{
-    kernel::{argument0, argument1, current, offset, pointer, read},
+    kernel::{Structure, argument0, argument1, current, offset},
     name::{AT_FDCWD, Name},
     open::{refused, result},
     path::{self, PATH_SPACE},
@@ -64,13 +64,13 @@ fn exec() -> Option<()> {
     unsafe { task::header(&raw mut record.header, Kind::Exec, &watched) };
     stream::stdio(&raw mut record.body.stdio);
 
-    let mm = pointer(task + offset!(task_mm))?;
-    let (path_len, path_flags) = match pointer(mm + offset!(mm_exe_file)) {
-        Some(file) => path::write(path::of_file(file), record.tail.as_mut_ptr()),
+    let mm = task.follow(offset!(task_mm))?;
+    let (path_len, path_flags) = match mm.follow(offset!(mm_exe_file)) {
+        Some(file) => path::write(path::of_file(file.address()), record.tail.as_mut_ptr()),
         None => (0, FLAG_PATH_UNREADABLE),
     };
-    let start: u64 = read(mm + offset!(mm_arg_start)).unwrap_or(0);
-    let end: u64 = read(mm + offset!(mm_arg_end)).unwrap_or(0);
+    let start: u64 = mm.number(offset!(mm_arg_start));
+    let end: u64 = mm.number(offset!(mm_arg_end));
     let mut flags = path_flags;
     let mut args_len = end.saturating_sub(start);
     if args_len > ARGS_KEPT as u64 - 1 {

@@ -7,18 +7,18 @@
 
 use aya_ebpf::{
     macros::{map, raw_tracepoint, tracepoint},
-    maps::{Array, HashMap, LruHashMap},
+    maps::{Array, HashMap, PerCpuArray},
     programs::{RawTracePointContext, TracePointContext},
 };
 use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
-    kernel::{argument0, argument1, current, offset, pointer, read},
+    kernel::{Structure, argument0, argument1, current, offset, pointer, read},
     open::result,
     path, ring,
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6},
-    task,
+    task, wanted,
 };
 
 /// What a thread has read and not told yet.
@@ -29,7 +29,7 @@ static READ: HashMap<u32, Sum> = HashMap::with_max_entries(32768, 0);
 static WRITTEN: HashMap<u32, Sum> = HashMap::with_max_entries(32768, 0);
 
 /// A file, as one watch sees it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 struct FileKey {
     scope: u64,
@@ -39,10 +39,24 @@ struct FileKey {
     generation: u32,
 }
 
-/// Whether a file is in the workspace: 0 if it is not, else the [`EPOCH`] in which its being read was
-/// counted, or [`UNCOUNTED`]. Found out once per file; what falls out is found out again.
+/// What is remembered of a file.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Remembered {
+    key: FileKey,
+    /// Whether it is in the workspace: 0 if it is not, else the [`EPOCH`] in which its being read was counted, or
+    /// [`UNCOUNTED`].
+    state: u32,
+    reserved: u32,
+}
+
+/// How many files each CPU remembers.
+const SLOTS: u32 = 8192;
+
+/// The files that were seen last, each in the one slot that is its own: two files that share it push each other out,
+/// and what is out is found out again. A map with a list of the last used would cost each read three times as much.
 #[map]
-static FILES: LruHashMap<FileKey, u32> = LruHashMap::with_max_entries(65536, 0);
+static FILES: PerCpuArray<Remembered> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// In [`FILES`]: the file is in the workspace and has not been read yet.
 const UNCOUNTED: u32 = 1;
@@ -66,13 +80,16 @@ pub fn in_workspace(watched: &Watched, file: u64, inode: u64) -> (bool, Option<*
         device: path::device(inode),
         generation: read(inode + offset!(inode_generation)).unwrap_or(0),
     };
-    if let Some(known) = FILES.get_ptr_mut(key) {
-        // SAFETY: as above; a torn read of a number is not possible.
-        return (unsafe { *known } != 0, Some(known));
+    // Fibonacci hashing: the upper bits of the product are well mixed.
+    let mixed = (key.inode ^ u64::from(key.generation) << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let Some(slot) = FILES.get_ptr_mut((mixed >> 40) as u32 % SLOTS) else { return (false, None) };
+    // SAFETY: a per-CPU value, and programs do not move between CPUs.
+    let slot = unsafe { &mut *slot };
+    if slot.key != key {
+        slot.state = if path::in_workspace(file, scope) { UNCOUNTED } else { 0 };
+        slot.key = key;
     }
-    let found = path::in_workspace(file, scope);
-    let _ = FILES.insert(key, if found { UNCOUNTED } else { 0 }, 0);
-    (found, FILES.get_ptr_mut(key))
+    (slot.state != 0, Some(&raw mut slot.state))
 }
 
 #[derive(Clone, Copy)]
@@ -101,6 +118,9 @@ pub fn exit_sendfile(ctx: TracePointContext) -> u32 {
 fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
     let watched = scope::watched()?;
     let bytes = result(ctx).filter(|bytes| *bytes > 0)? as u64;
+    if !wanted::kind(Kind::Read, &watched) {
+        return None;
+    }
     let file = stream::file(fd())?;
     let inode = pointer(file + offset!(file_inode))?;
     if !stream::is_regular(inode) {
@@ -132,6 +152,9 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(watched) = scope::watched() else { return 0 };
+    if !wanted::kind(Kind::Send, &watched) {
+        return 0;
+    }
     let sk = ctx.arg::<*const u8>(0) as u64;
     let peer = stream::peer(sk);
     let loopback = match peer.family {
@@ -151,7 +174,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
 /// Tells what an ending thread has not told yet.
 #[inline(always)]
 pub fn flush(watched: &Watched) {
-    let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
+    let tid: u32 = current().number(offset!(task_pid));
     flush_one(&READ, watched, Kind::Read, tid);
     flush_one(&WRITTEN, watched, Kind::Send, tid);
 }
@@ -170,7 +193,7 @@ fn flush_one(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, tid: u32) 
 
 #[inline(always)]
 fn add(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, more: Sum, step: u64) {
-    let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
+    let tid: u32 = current().number(offset!(task_pid));
     let Some(sum) = sums.get_ptr_mut(tid) else {
         // No room for another thread's sum: tell at once rather than lose it.
         if more.bytes >= step || sums.insert(tid, more, 0).is_err() {

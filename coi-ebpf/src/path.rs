@@ -13,7 +13,7 @@ use coi_common::{
     FLAG_PATH_NOWHERE, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope,
 };
 
-use crate::kernel::{current, offset, pointer, read};
+use crate::kernel::{Structure, current, offset, pointer, read};
 
 /// Room for a path: the last part may begin just below the limit.
 pub const PATH_SPACE: usize = PATH_KEPT + NAME_SPACE;
@@ -49,14 +49,14 @@ impl Walk {
     #[inline(always)]
     fn begin(path: u64) -> Option<*mut Self> {
         let walk = WALKS.get_ptr_mut(0)?;
-        let root = pointer(current() + offset!(task_fs))? + offset!(fs_root);
+        let fs = current().follow(offset!(task_fs))?;
         // SAFETY: a per-CPU value, and programs do not move between CPUs.
         unsafe {
             *walk = Self {
                 mnt: pointer(path + offset!(path_mnt))?,
                 dentry: pointer(path + offset!(path_dentry))?,
-                root_mnt: read(root + offset!(path_mnt))?,
-                root_dentry: read(root + offset!(path_dentry))?,
+                root_mnt: fs.number(offset!(fs_root) + offset!(path_mnt)),
+                root_dentry: fs.number(offset!(fs_root) + offset!(path_dentry)),
                 len: 0,
             };
         }
@@ -110,7 +110,7 @@ pub fn of_file(file: u64) -> u64 {
 /// Where the `struct path` of the acting task's working directory is.
 #[inline(always)]
 pub fn working_directory() -> Option<u64> {
-    Some(pointer(current() + offset!(task_fs))? + offset!(fs_pwd))
+    Some(current().follow(offset!(task_fs))?.address() + offset!(fs_pwd))
 }
 
 /// Writes what a `struct path` is called; gives the length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.

@@ -5,7 +5,7 @@ use coi_common::{Exit, Fork, Header, Kind};
 
 use crate::{
     io,
-    kernel::{current, offset, pointer, read},
+    kernel::{Structure, current, offset, read},
     ring, scope, task,
 };
 
@@ -46,9 +46,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let Some(watched) = scope::watched() else { return 0 };
     io::flush(&watched);
     let task = current();
-    let live: u32 = pointer(task + offset!(task_signal))
-        .and_then(|signal| read(signal + offset!(signal_live)))
-        .unwrap_or(0);
+    let live: u32 = task.follow(offset!(task_signal)).map_or(0, |signal| signal.number(offset!(signal_live)));
     if live != 0 {
         return 0;
     }
@@ -56,7 +54,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, Kind::Exit, &watched);
-            (*record).body.status = read(task + offset!(task_exit_code)).unwrap_or(0);
+            (*record).body.status = task.number(offset!(task_exit_code));
         }
     });
     // SAFETY: a pointer to a map's value stays valid while the program runs.

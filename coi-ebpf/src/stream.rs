@@ -2,7 +2,7 @@
 
 use coi_common::{Address, Stream, StreamKind};
 
-use crate::kernel::{current, offset, pointer, read};
+use crate::kernel::{Structure, current, offset, pointer, read};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -25,12 +25,12 @@ pub const AF_INET6: u16 = 10;
 /// The acting task's open file with this descriptor.
 #[inline(always)]
 pub fn file(fd: u64) -> Option<u64> {
-    let files = pointer(current() + offset!(task_files))?;
-    let table = pointer(files + offset!(files_fdt))?;
-    if fd >= u64::from(read::<u32>(table + offset!(fdt_max_fds))?) {
+    let table = current().follow(offset!(task_files))?.follow(offset!(files_fdt))?;
+    if fd >= u64::from(table.number::<u32>(offset!(fdt_max_fds))) {
         return None;
     }
-    pointer(pointer(table + offset!(fdt_fd))? + 8 * fd)
+    // An array of pointers, of which the verifier knows no type.
+    pointer(table.number::<u64>(offset!(fdt_fd)) + 8 * fd)
 }
 
 /// Is it a regular file?

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use coi_common::{Header, Kind, Submission};
 
 use crate::{
-    kernel::{current, offset, pointer, read},
+    kernel::{Structure, current, offset, read},
     ring, scope, task, wanted,
 };
 
@@ -40,10 +40,10 @@ pub fn uring_submit(ctx: RawTracePointContext) -> i32 {
     let request = ctx.arg::<*const u8>(0) as u64;
     let opcode = u32::from(read::<u8>(request + offset!(io_kiocb_opcode)).unwrap_or(0));
     let task = current();
-    let leader = pointer(task + offset!(task_group_leader)).unwrap_or(task);
+    let Some(leader) = task.follow(offset!(task_group_leader)) else { return 0 };
     let asked = Asked {
-        start_time: read(leader + offset!(task_start_boottime)).unwrap_or(0),
-        tgid: read(task + offset!(task_tgid)).unwrap_or(0),
+        start_time: leader.number(offset!(task_start_boottime)),
+        tgid: task.number(offset!(task_tgid)),
         opcode,
     };
     // SAFETY: the value is not looked at.
