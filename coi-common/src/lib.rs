@@ -117,6 +117,9 @@ pub const FLAG_ADDRESS_AS_PASSED: u32 = 1 << 6;
 /// In [`Header::flags`]: the file is in no directory, as a memfd is.
 pub const FLAG_PATH_NOWHERE: u32 = 1 << 7;
 
+/// In [`Header::flags`]: the exec itself gave the process privileges, as a setuid program does.
+pub const FLAG_EXEC_SECURE: u32 = 1 << 8;
+
 /// A record that user space may make out of any bytes.
 ///
 /// # Safety
@@ -366,6 +369,8 @@ pub struct Change {
     pub other_place_len: u32,
     #[allow(missing_docs)]
     pub other_text_len: u32,
+    /// The third argument: flags, where the call has them there.
+    pub argument2: u64,
 }
 
 /// The body of [`Kind::Syscall`].
@@ -438,7 +443,7 @@ const _: () = {
     assert!(size_of::<Exec>() == 3 * 48 + 8);
     assert!(size_of::<Connect>() == 3 * 48 + 8 + 20 + 8 + 28 + 8);
     assert!(size_of::<Local>() == 24);
-    assert!(size_of::<Change>() == 24);
+    assert!(size_of::<Change>() == 32);
     assert!(size_of::<Syscall>() == 48);
     assert!(size_of::<Submission>() == 8);
     assert!(size_of::<Redirect>() == 3 * 48 + 8);
@@ -647,4 +652,8 @@ pub struct Offsets {
     pub unix_address_len: u32,
     pub unix_address_name: u32,
     pub io_kiocb_opcode: u32,
+    /// A bit field's byte.
+    pub binprm_secureexec: u32,
+    /// A bit field's bit in that byte.
+    pub binprm_secureexec_bit: u32,
 }

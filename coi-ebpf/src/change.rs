@@ -131,6 +131,7 @@ fn tell(
         // SAFETY: syscalls/sys_exit_*: `int __syscall_nr` at 8; the verifier checks it against the context's size.
         syscall: unsafe { ctx.read_at(8) }.ok()?,
         result: result as i32,
+        argument2: argument2(),
         ..Change::default()
     };
     if name.text != 0 {

@@ -102,7 +102,7 @@ pub fn sock_set_state(ctx: RawTracePointContext) -> i32 {
     let sk = ctx.arg::<*const u8>(0) as u64;
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
     if state == TCP_LISTEN {
-        listen::tell(Kind::Listen, &watched, stream::own(sk), protocol);
+        listen::listens(&watched, sk, protocol);
     } else if protocol != IPPROTO_MPTCP {
         let asked = syscall() == SYS_CONNECT;
         let inode = stream::inode_of_sock(sk);
@@ -135,7 +135,9 @@ pub struct Connection {
 /// Tells of a connection.
 #[inline(always)]
 pub fn tell(kind: Kind, watched: &Watched, connection: Connection) {
-    ring::send_in_place(kind, watched.id, |record: *mut ConnectRecord| {
+    // Datagrams to ever new destinations are easily made in numbers.
+    let weight = if connection.protocol == IPPROTO_UDP { Weight::Common } else { Weight::Decisive };
+    ring::send_in_place(kind, weight, watched.id, |record: *mut ConnectRecord| {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, kind, watched);

@@ -7,12 +7,12 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 use coi_common::{
-    ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_PATH_UNREADABLE, Header, Kind,
+    ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_PATH_UNREADABLE, Header, Kind,
     StreamKind,
 };
 
 use crate::{
-    kernel::{Structure, argument0, argument1, current, offset},
+    kernel::{Structure, argument0, argument1, current, offset, read},
     name::{AT_FDCWD, Name},
     open::{refused, result},
     path::{self, PATH_SPACE},
@@ -36,13 +36,13 @@ static EXECS: PerCpuArray<ExecRecord> = PerCpuArray::with_max_entries(1, 0);
 /// arguments lie on the new stack, which the kernel has just written, so they can be read without faulting.
 /// Costs some microseconds of a call that takes hundreds. Linux 5.15 on.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
-    let _ = exec();
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    let _ = exec(&ctx);
     0
 }
 
 #[inline(always)]
-fn exec() -> Option<()> {
+fn exec(ctx: &RawTracePointContext) -> Option<()> {
     let watched = scope::watched()?;
     let task = current();
     // SAFETY: a pointer to a map's value stays valid while the program runs.
@@ -72,6 +72,11 @@ fn exec() -> Option<()> {
     let start: u64 = mm.number(offset!(mm_arg_start));
     let end: u64 = mm.number(offset!(mm_arg_end));
     let mut flags = path_flags;
+    let binprm = ctx.arg::<*const u8>(2) as u64;
+    let secure: u8 = read(binprm + offset!(binprm_secureexec)).unwrap_or(0);
+    if secure >> (offset!(binprm_secureexec_bit) & 7) & 1 == 1 {
+        flags |= FLAG_EXEC_SECURE;
+    }
     let mut args_len = end.saturating_sub(start);
     if args_len > ARGS_KEPT as u64 - 1 {
         args_len = ARGS_KEPT as u64 - 1;

@@ -15,7 +15,8 @@ use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 use crate::{
     kernel::{Structure, argument0, argument1, current, offset, pointer, read},
     open::result,
-    path, ring,
+    path,
+    ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6},
     task, wanted,
@@ -214,7 +215,7 @@ fn add(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, more: Sum, step:
 
 #[inline(always)]
 fn tell(watched: &Watched, kind: Kind, sum: Sum) {
-    ring::send_in_place(kind, watched.id, |record: *mut SumRecord| {
+    ring::send_in_place(kind, Weight::of(kind), watched.id, |record: *mut SumRecord| {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, kind, watched);

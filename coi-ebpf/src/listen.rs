@@ -1,20 +1,25 @@
 //! Sockets get an address, listen, and accept.
 
 use aya_ebpf::{
-    macros::{cgroup_sock, tracepoint},
+    macros::{cgroup_sock, map, tracepoint},
+    maps::PerCpuArray,
     programs::{SockContext, TracePointContext},
 };
 use coi_common::{Address, Header, Kind, Local};
 
 use crate::{
     connect::{self, Connection},
-    kernel::{offset, read},
+    kernel::{Structure, argument0, current, offset, read, syscall},
     open::result,
-    ring, scope,
+    ring::{self, Weight},
+    scope,
     scope::Watched,
     stream::{self, AF_INET, AF_INET6},
     task, wanted,
 };
+
+/// listen(2) on x86-64.
+const SYS_LISTEN: u64 = 50;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -29,7 +34,7 @@ pub fn tell(kind: Kind, watched: &Watched, address: Address, protocol: u32) {
     if !wanted::kind(kind, watched) {
         return;
     }
-    ring::send_in_place(kind, watched.id, |record: *mut LocalRecord| {
+    ring::send_in_place(kind, Weight::of(kind), watched.id, |record: *mut LocalRecord| {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, kind, watched);
@@ -70,6 +75,47 @@ fn bound(ctx: &SockContext, family: u16) {
         ((*sock).src_port, (*sock).protocol)
     };
     tell(Kind::Bind, &watched, Address { ip, family, port: port as u16 }, protocol);
+}
+
+/// The thread on each CPU whose socket has begun to listen and gets its port only after that.
+#[map]
+static UNBOUND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// A TCP socket begins to listen, by whatever route.
+#[inline(always)]
+pub fn listens(watched: &Watched, sk: u64, protocol: u32) {
+    let address = stream::own(sk);
+    if address.port == 0
+        && syscall() == SYS_LISTEN
+        && let Some(unbound) = UNBOUND.get_ptr_mut(0)
+    {
+        // SAFETY: a per-CPU value, and programs do not move between CPUs.
+        unsafe { *unbound = current().number(offset!(task_pid)) };
+        return;
+    }
+    tell(Kind::Listen, watched, address, protocol);
+}
+
+/// After listen(2) on a socket that had no port before. Linux 5.15 on.
+#[tracepoint]
+pub fn exit_listen(_ctx: TracePointContext) -> u32 {
+    let _ = listened();
+    0
+}
+
+#[inline(always)]
+fn listened() -> Option<()> {
+    let watched = scope::watched()?;
+    let unbound = UNBOUND.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    let waits = unsafe { core::ptr::replace(unbound, 0) };
+    if waits != current().number::<u32>(offset!(task_pid)) {
+        return None;
+    }
+    let (_, sk) = stream::socket(stream::file(argument0())?)?;
+    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
+    tell(Kind::Listen, &watched, stream::own(sk), protocol);
+    Some(())
 }
 
 /// After accept(2) and accept4(2). Linux 5.15 on.

@@ -6,7 +6,8 @@ use coi_common::{Exit, Fork, Header, Kind};
 use crate::{
     io,
     kernel::{Structure, current, offset, read},
-    ring, scope, task,
+    ring::{self, Weight},
+    scope, task,
 };
 
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     if tgid != tid {
         return 0;
     }
-    ring::send_in_place(Kind::Fork, watched.id, |record: *mut ForkRecord| {
+    ring::send_in_place(Kind::Fork, Weight::of(Kind::Fork), watched.id, |record: *mut ForkRecord| {
         // SAFETY: the place is reserved.
         unsafe { task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id) };
     });
@@ -50,7 +51,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     if live != 0 {
         return 0;
     }
-    ring::send_in_place(Kind::Exit, watched.id, |record: *mut ExitRecord| {
+    ring::send_in_place(Kind::Exit, Weight::of(Kind::Exit), watched.id, |record: *mut ExitRecord| {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, Kind::Exit, &watched);

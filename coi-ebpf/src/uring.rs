@@ -9,7 +9,8 @@ use coi_common::{Header, Kind, Submission};
 
 use crate::{
     kernel::{Structure, current, offset, read},
-    ring, scope, task, wanted,
+    ring::{self, Weight},
+    scope, task, wanted,
 };
 
 /// What a process has asked for.
@@ -51,7 +52,7 @@ pub fn uring_submit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let _ = ASKED.insert(asked, 1, 0);
-    ring::send_in_place(Kind::IoUring, watched.id, |record: *mut SubmissionRecord| {
+    ring::send_in_place(Kind::IoUring, Weight::of(Kind::IoUring), watched.id, |record: *mut SubmissionRecord| {
         // SAFETY: the place is reserved.
         unsafe {
             task::header(&raw mut (*record).header, Kind::IoUring, &watched);

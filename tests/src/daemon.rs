@@ -46,19 +46,47 @@ impl Daemon {
 
     /// Starts one, and waits until it answers.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_without(&[], arguments)
+    }
+
+    /// Starts one that cannot attach to these tracepoints, such as `syscalls/sys_exit_openat2`.
+    pub fn start_without(tracepoints: &[&str], arguments: &[&str]) -> Self {
         let daemon = Self::absent();
-        let log = File::create(daemon.dir.path().join("daemon.log")).unwrap();
-        // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
-        // to watch it ends by itself, should the test be killed.
-        let line = "exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
-        let mut command = Command::new("sh");
-        command.args(["-c", line]).arg(program()).args(arguments);
-        daemon.point(&mut command);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
-        *daemon.child.lock().unwrap() = Some(child);
+        let answer = daemon.spawn(tracepoints, arguments);
         assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
         daemon
+    }
+
+    /// Asserts that one that cannot attach to these tracepoints does not start; gives what it says.
+    #[track_caller]
+    pub fn refuse_without(tracepoints: &[&str]) -> String {
+        let daemon = Self::absent();
+        let answer = daemon.spawn(tracepoints, &[]);
+        assert_ne!(answer, "ready", "the daemon starts");
+        let child = daemon.child.lock().unwrap().take().unwrap();
+        assert_ne!(Running::of("coi daemon", child).finish().code, 0);
+        daemon.log()
+    }
+
+    /// Starts it; gives the first that it says to who waits for it.
+    fn spawn(&self, tracepoints: &[&str], arguments: &[&str]) -> String {
+        let log = File::create(self.dir.path().join("daemon.log")).unwrap();
+        // A mount namespace of its own hides from it where the tracepoints are: it finds the number of none.
+        fs::write(self.dir.path().join("id"), "0\n").unwrap();
+        // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
+        // to watch it ends by itself, should the test be killed.
+        let line = "for tracepoint in $TRACEPOINTS; do
+                        mount --bind \"$ID\" /sys/kernel/tracing/events/$tracepoint/id || exit
+                    done
+                    exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", line]).arg(program()).args(arguments);
+        command.env("TRACEPOINTS", tracepoints.join(" ")).env("ID", self.dir.path().join("id"));
+        self.point(&mut command);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
+        *self.child.lock().unwrap() = Some(child);
+        answer
     }
 
     /// Its socket.

@@ -14,6 +14,7 @@ mod daemon;
 mod gate;
 pub mod incus;
 mod process;
+pub mod routes;
 mod terminal;
 mod viewer;
 
@@ -79,6 +80,12 @@ impl Coi {
     pub fn with_daemon(arguments: &[&str]) -> Self {
         let turn = Turn::take();
         Self::with(Arc::new(Daemon::start(arguments)), turn)
+    }
+
+    /// With a daemon for this test alone that cannot attach to these tracepoints.
+    pub fn without(tracepoints: &[&str], arguments: &[&str]) -> Self {
+        let turn = Turn::take();
+        Self::with(Arc::new(Daemon::start_without(tracepoints, arguments)), turn)
     }
 
     /// Without a daemon; the product may start one, for this test alone.

@@ -43,9 +43,10 @@ pub fn syscall(number: u32) -> Option<&'static str> {
     })
 }
 
-/// What a system call does to a name.
-pub fn change(number: u32) -> Option<&'static str> {
+/// What a system call does to a name. unlinkat(2) says in its third argument what it removes.
+pub fn change(number: u32, argument2: u64) -> Option<&'static str> {
     Some(match i64::from(number) {
+        libc::SYS_unlinkat if argument2 & libc::AT_REMOVEDIR as u64 != 0 => "rmdir",
         libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => "rename",
         libc::SYS_link | libc::SYS_linkat => "link",
         libc::SYS_symlink | libc::SYS_symlinkat => "symlink",

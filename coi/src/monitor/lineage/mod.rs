@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_SETUP, Header, Stream, StreamKind};
+use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_SETUP, Header, Stream, StreamKind};
 
 use super::{
     event::{
@@ -185,7 +185,9 @@ impl Lineage {
         let (kind, detail) = match body {
             Body::Exec { stdio, path, .. } => {
                 changed = Changed::Streams;
-                let gained = header.capabilities & !before.unwrap_or(header.capabilities);
+                // What it had before a setuid program may have been given up unseen.
+                let had = if header.flags & FLAG_EXEC_SECURE != 0 { Some(0) } else { before };
+                let gained = header.capabilities & !had.unwrap_or(header.capabilities);
                 let memfd = path.nowhere && path.text.starts_with("/memfd:");
                 (EventKind::Exec, Detail::Exec { stdio, gained: self.names(gained), memfd })
             }
@@ -224,7 +226,7 @@ impl Lineage {
                 Detail::File(Box::new(file_detail(nothing_opened(path, errno), context))),
             ),
             Body::Change(change) => {
-                let Some(what) = names::change(change.syscall) else { return };
+                let Some(what) = names::change(change.syscall, change.argument2) else { return };
                 let file = file_detail(nothing_opened(change.path, change.errno), context);
                 (EventKind::Change, Detail::Change(Box::new(Change { what, file, source: change.other })))
             }

@@ -60,8 +60,10 @@ pub(super) struct Btf {
 struct Member {
     name: u32,
     ty: u32,
-    /// In bytes; bit fields are not asked for.
+    /// In bytes.
     offset: u32,
+    /// In bits.
+    bit: u32,
 }
 
 impl Btf {
@@ -131,11 +133,8 @@ impl Btf {
                     return (0..(info & 0xffff) as usize)
                         .map(|i| {
                             let at = at + 12 + 12 * i;
-                            Ok(Member {
-                                name: self.u32(at)?,
-                                ty: self.u32(at + 4)?,
-                                offset: (self.u32(at + 8)? & mask) / 8,
-                            })
+                            let bit = self.u32(at + 8)? & mask;
+                            Ok(Member { name: self.u32(at)?, ty: self.u32(at + 4)?, offset: bit / 8, bit })
                         })
                         .collect();
                 }
@@ -174,6 +173,18 @@ impl Btf {
             }
         }
         Ok(total)
+    }
+
+    /// The offset of a bit field among a structure's own members, in bits.
+    fn bit(&self, structure: &'static str, member: &'static str) -> Result<u32, BtfError> {
+        let missing = BtfError::NoMember { structure, member };
+        let Some(id) = self.structures.get(structure).copied() else { return Err(missing) };
+        for found in self.members(id)? {
+            if self.name(found.name)? == member {
+                return Ok(found.bit);
+            }
+        }
+        Err(missing)
     }
 
     /// A structure's size, in bytes.
@@ -260,6 +271,8 @@ impl Btf {
             unix_address_name: at("unix_address", "name")?,
             // A kernel without io_uring has no such structure and nothing that would ask for it.
             io_kiocb_opcode: at("io_kiocb", "opcode").unwrap_or_default(),
+            binprm_secureexec: self.bit("linux_binprm", "secureexec")? / 8,
+            binprm_secureexec_bit: self.bit("linux_binprm", "secureexec")? % 8,
         })
     }
 }

@@ -163,6 +163,8 @@ pub struct Change {
     pub path: Path,
     /// The old name; or a symbolic link's text.
     pub other: Option<String>,
+    /// The third argument.
+    pub argument2: u64,
     /// 0, or the error number, positive.
     pub errno: i32,
 }
@@ -364,7 +366,7 @@ fn change(header: &Header, rest: &[u8]) -> Option<Change> {
         other if other_place.is_empty() => Some(text(other)),
         other => Some(named(header, other_place, other).text),
     };
-    Some(Change { syscall: change.syscall, path, other, errno: change.result.saturating_neg() })
+    Some(Change { syscall: change.syscall, path, other, argument2: change.argument2, errno: change.result.saturating_neg() })
 }
 
 fn local(rest: &[u8]) -> Option<Peer> {

@@ -93,6 +93,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
         &["bind", "bind-udp", "bind-int80"],
     ),
     optional("bind6", Hook::Socket("post_bind6"), "binds to an IPv6 address", &["bind-ipv6"]),
+    optional("exit_listen", syscall("sys_exit_listen"), "the port of a socket that listens without a bind", &["listen-unbound"]),
     optional("exit_openat", syscall("sys_exit_openat2"), "files opened with openat2(2)", &["openat2"]),
     optional("exit_open", syscall("sys_exit_open"), "files opened with open(2)", &["open"]),
     optional("exit_open", syscall("sys_exit_creat"), "files made with creat(2)", &["creat"]),
@@ -218,16 +219,24 @@ const KNOWN_HOLES: &[Known] = &[
     Known {
         id: "int80",
         what: "files opened, read, renamed and the like, rare system calls, accepts and redirections by int 0x80 (32-bit entry)",
-        why: "this entry passes no system call tracepoint; execs, connections, datagrams, binds and listening by it are seen. \
-              COI closes it in its own containers",
-        routes: &[],
+        why: "this entry passes no system call tracepoint; execs, connections, datagrams, binds and listening by it are seen",
+        routes: &[
+            "accept-int80", "accept-int80-socketcall", "chmod-int80", "creat-int80", "dup2-int80", "fcntl-dupfd-int80",
+            "link-int80", "memfd-create-int80", "mmap-int80", "mount-int80", "open-int80", "openat-int80",
+            "openat2-int80", "pread64-int80", "ptrace-int80", "read-int80", "readv-int80", "rename-int80",
+            "sendfile-int80", "setns-int80", "symlink-int80", "unix-stream-int80", "unlink-int80", "unshare-int80",
+        ],
     },
     Known {
         id: "io-uring",
         what: "what exactly is opened, read and changed through io_uring",
         why: "a request passes a tracepoint that says only of what kind it is; connections and datagrams by it are seen. \
               COI closes io_uring in its own containers",
-        routes: &[],
+        routes: &[
+            "accept-io-uring", "link-io-uring", "mkdir-io-uring", "open-io-uring", "open-io-uring-async",
+            "open-io-uring-sqpoll", "openat2-io-uring", "read-io-uring", "readv-io-uring", "rename-io-uring",
+            "splice-io-uring", "symlink-io-uring", "unix-stream-io-uring", "unlink-io-uring",
+        ],
     },
     Known {
         id: "mmap-bytes",
@@ -239,7 +248,13 @@ const KNOWN_HOLES: &[Known] = &[
         id: "raw-sockets",
         what: "where a raw socket sends to",
         why: "the cgroup hooks are for TCP, UDP and ping sockets; the bytes sent are counted. It takes CAP_NET_RAW",
-        routes: &[],
+        routes: &["raw-sendto"],
+    },
+    Known {
+        id: "unix-datagrams",
+        what: "where a datagram goes that is sent to an AF_UNIX address without connect(2)",
+        why: "no hook of these kernels says so",
+        routes: &["unix-datagram-sendto"],
     },
     Known {
         id: "private-relay",
