@@ -7,8 +7,8 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 use coi_common::{
-    ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_PATH_UNREADABLE, Header, Kind,
-    StreamKind,
+    ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_PATH_UNREADABLE,
+    Header, Kind, StreamKind,
 };
 
 use crate::{

@@ -3,7 +3,12 @@
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use coi_common::{Header, Kind, Redirect};
 
-use crate::{kernel::argument1, open::result, ring::{self, Weight}, scope, stream, task};
+use crate::{
+    kernel::argument1,
+    open::result,
+    ring::{self, Weight},
+    scope, stream, task,
+};
 
 const F_DUPFD: u64 = 0;
 const F_DUPFD_CLOEXEC: u64 = 1030;
@@ -39,13 +44,18 @@ fn duplicated(ctx: &TracePointContext) -> Option<()> {
     let fd = result(ctx).filter(|fd| (0..=2).contains(fd))?;
     let watched = scope::watched()?;
     stream::socket(stream::file(fd as u64)?)?;
-    ring::send_in_place(Kind::Redirect, Weight::of(Kind::Redirect), watched.id, |record: *mut RedirectRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, Kind::Redirect, &watched);
-            stream::stdio(&raw mut (*record).body.stdio);
-            (*record).body.fd = fd as u32;
-        }
-    });
+    ring::send_in_place(
+        Kind::Redirect,
+        Weight::of(Kind::Redirect),
+        watched.id,
+        |record: *mut RedirectRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, Kind::Redirect, &watched);
+                stream::stdio(&raw mut (*record).body.stdio);
+                (*record).body.fd = fd as u32;
+            }
+        },
+    );
     Some(())
 }

@@ -164,12 +164,7 @@ pub unsafe fn send(kind: Kind, weight: Weight, scope: u64, record: *const u8, le
 
 /// Sends a record of fixed size that `fill` writes into place, or counts its loss. The place begins zeroed.
 #[inline(always)]
-pub fn send_in_place<T: Copy + 'static>(
-    kind: Kind,
-    weight: Weight,
-    scope: u64,
-    fill: impl FnOnce(*mut T),
-) {
+pub fn send_in_place<T: Copy + 'static>(kind: Kind, weight: Weight, scope: u64, fill: impl FnOnce(*mut T)) {
     let len = size_of::<T>() as u64;
     let Some(flags) = admit(weight, scope, len) else { return lose(kind, scope, LOST_BUDGET) };
     let bulk = weight == Weight::Bulk;

@@ -52,12 +52,17 @@ pub fn uring_submit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let _ = ASKED.insert(asked, 1, 0);
-    ring::send_in_place(Kind::IoUring, Weight::of(Kind::IoUring), watched.id, |record: *mut SubmissionRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, Kind::IoUring, &watched);
-            (*record).body.opcode = opcode;
-        }
-    });
+    ring::send_in_place(
+        Kind::IoUring,
+        Weight::of(Kind::IoUring),
+        watched.id,
+        |record: *mut SubmissionRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, Kind::IoUring, &watched);
+                (*record).body.opcode = opcode;
+            }
+        },
+    );
     0
 }

@@ -35,8 +35,9 @@ impl Field {
     pub const fn source(self) -> Source {
         match self {
             ContainerName | ContainerId => Source::Watch,
-            EventAction | EventOutcome | CapabilitiesGained | ProcessMemfd | ProcessEntityId | ProcessName | ProcessArgsCount
-            | ProcessCommandLine | ParentName | LinkRelayName | FileName | FileExtension => Source::Derived,
+            EventAction | EventOutcome | CapabilitiesGained | ProcessMemfd | ProcessEntityId
+            | ProcessName | ProcessArgsCount | ProcessCommandLine | ParentName | LinkRelayName | FileName
+            | FileExtension => Source::Derived,
             ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable | ParentEntityId
             | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop | LinkRelayPid
             | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
@@ -80,7 +81,9 @@ impl EventKind {
             Send => &["raw/sock_send_length"],
             Bind => &["cgroup/post_bind4", "cgroup/post_bind6"],
             Listen => &["raw/inet_sock_set_state"],
-            Change => &["syscalls/sys_exit_renameat2", "syscalls/sys_exit_unlinkat", "syscalls/sys_exit_fchmodat"],
+            Change => {
+                &["syscalls/sys_exit_renameat2", "syscalls/sys_exit_unlinkat", "syscalls/sys_exit_fchmodat"]
+            }
             Map => &["syscalls/sys_exit_mmap"],
             Syscall => &["syscalls/sys_exit_mount", "syscalls/sys_exit_unshare", "syscalls/sys_exit_ptrace"],
             IoUring => &["raw/io_uring_submit_req"],
@@ -95,7 +98,9 @@ impl EventKind {
             ExecFailed => "An execve(2) was refused for another reason than a missing file.",
             Fork => "A process was made.",
             Exit => "A process ended.",
-            Connect => "An outgoing connection was begun: TCP at its SYN, AF_UNIX when connect(2) returned, datagrams once for each process and destination.",
+            Connect => {
+                "An outgoing connection was begun: TCP at its SYN, AF_UNIX when connect(2) returned, datagrams once for each process and destination."
+            }
             Accept => "An incoming connection was accepted.",
             Redirect => "A standard stream was put onto a socket with dup(2) and its kin.",
             Link => "The standard input and output of a process have come to lead to an internet socket.",
@@ -105,10 +110,16 @@ impl EventKind {
             Loss => "Events were lost before anybody saw them.",
             Bind => "A socket was bound to an address and port.",
             Listen => "A socket listens for connections.",
-            Change => "A name was made, renamed or removed, or a mode, an owner or a length changed, or the attempt was refused.",
+            Change => {
+                "A name was made, renamed or removed, or a mode, an owner or a length changed, or the attempt was refused."
+            }
             Map => "A file of the workspace was mapped into memory.",
-            Syscall => "One of the rare system calls by which a container is left, a process taken over or the kernel changed.",
-            IoUring => "A process asks for this kind of thing through io_uring, for the first time in a while.",
+            Syscall => {
+                "One of the rare system calls by which a container is left, a process taken over or the kernel changed."
+            }
+            IoUring => {
+                "A process asks for this kind of thing through io_uring, for the first time in a while."
+            }
             Mismatch => "What a caller passed to the kernel is not what the kernel took; once for each pair.",
         }
     }

@@ -18,7 +18,9 @@ use std::{
     sync::Arc,
 };
 
-use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_SETUP, Header, Stream, StreamKind};
+use coi_common::{
+    FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_SETUP, Header, Stream, StreamKind,
+};
 
 use super::{
     event::{

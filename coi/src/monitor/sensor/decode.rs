@@ -366,7 +366,13 @@ fn change(header: &Header, rest: &[u8]) -> Option<Change> {
         other if other_place.is_empty() => Some(text(other)),
         other => Some(named(header, other_place, other).text),
     };
-    Some(Change { syscall: change.syscall, path, other, argument2: change.argument2, errno: change.result.saturating_neg() })
+    Some(Change {
+        syscall: change.syscall,
+        path,
+        other,
+        argument2: change.argument2,
+        errno: change.result.saturating_neg(),
+    })
 }
 
 fn local(rest: &[u8]) -> Option<Peer> {
