@@ -18,7 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid, pipe};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +59,9 @@ pub(crate) enum CoiError {
     /// What was printed is not what coi promises to print.
     #[error("what `coi {command}` printed was not understood: {why}")]
     Answer { command: String, why: String },
+    /// The daemon did not do what it was asked to.
+    #[error("the daemon's answer to `{request}` is {status}: {said}")]
+    Refused { request: String, status: String, said: String },
 }
 
 pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> CoiError {
@@ -192,10 +196,91 @@ impl Coi {
         if said == READY { Ok(()) } else { Err(CoiError::Daemon(said.trim().to_owned())) }
     }
 
+    /// The daemon's process.
+    pub(crate) fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().and_then(Child::id)
+    }
+
+    /// Ends the daemon; it can be started again.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            end(&mut daemon).await;
+        }
+    }
+
+    /// Where the daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir().join("coi.sock")
+    }
+
+    /// Calls the daemon itself, for what no command of coi's offers.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&Value>,
+        signals: &mut Signals,
+    ) -> Result<Value, CoiError> {
+        let request = format!("{method} {target}");
+        let exchange = async {
+            let mut stream = UnixStream::connect(self.socket()).await?;
+            let body = body.map(Value::to_string).unwrap_or_default();
+            // In this version of HTTP an answer is as long as the connection.
+            let head = format!(
+                "{request} HTTP/1.0\r\nHost: coi\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        let answer = signals.unless(&format!("`{request}`"), START, exchange).await?;
+        let answer = answer.map_err(io_error(request.clone()))?;
+        let (head, said) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status =
+            head.lines().next().and_then(|line| line.split_once(' ')).map_or("nothing", |(_, it)| it);
+        match serde_json::from_str(said) {
+            Ok(value) if status.starts_with('2') => Ok(value),
+            _ => Err(CoiError::Refused { request, status: status.to_owned(), said: said.to_owned() }),
+        }
+    }
+
+    /// Starts a viewer of a cgroup that is watched, which is shown every event from now on.
+    pub(crate) async fn view(
+        &self,
+        cgroup: &str,
+        out: Stdio,
+        signals: &mut Signals,
+    ) -> Result<Running, CoiError> {
+        let args = ["monitor", "--cgroup", cgroup, "--format", "json"];
+        let mut child = self
+            .command()
+            .args(args)
+            .stdout(out)
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(io_error(self.program.display().to_string()))?;
+        let command = args.join(" ");
+        let mut said = String::new();
+        let mut err = child.stderr.take().map(BufReader::new);
+        if let Some(err) = &mut err {
+            let read = signals.unless(&format!("`coi {command}`"), START, err.read_line(&mut said)).await;
+            read?.map_err(io_error("a pipe"))?;
+        }
+        if said != READY {
+            return Err(CoiError::Answer {
+                command,
+                why: format!("it did not say `ready` but `{}`", said.trim()),
+            });
+        }
+        Ok(Running { child, out: None, err: err.map(|err| tokio::spawn(lines(err, Show::Nothing))) })
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .env("COI_SOCKET", self.dir().join("coi.sock"))
+            .env("COI_SOCKET", self.socket())
             .env("COI_LOG_DIR", self.dir().join("log"))
             .env("INCUS_SOCKET", &self.incus_socket)
             .current_dir(self.workspace())
@@ -265,9 +350,7 @@ impl Coi {
     /// Ends the daemon, and removes what is left of containers and files.
     pub(crate) async fn end(mut self) -> Result<(), Box<dyn std::error::Error>> {
         let removed = self.remove_containers();
-        if let Some(mut daemon) = self.daemon.take() {
-            end(&mut daemon).await;
-        }
+        self.stop().await;
         let dir = self.dir.path().display().to_string();
         self.dir.close().map_err(io_error(dir))?;
         removed

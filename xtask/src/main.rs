@@ -6,10 +6,12 @@ mod bench;
 mod check;
 mod coi;
 mod demo;
+mod kernel;
 mod run;
 mod setup;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,9 +36,12 @@ enum Task {
     Demo(demo::Args),
     /// Measure
     Bench(bench::Args),
-    /// Be what `bench latency` freezes
+    /// Be what a bench freezes
     #[command(hide = true)]
-    BenchAttacker { port: u16 },
+    BenchAttacker { port: u16, act: bench::Act },
+    /// Look at the kernel that this runs on (started by `test --kernel` in an emulator)
+    #[command(hide = true)]
+    KernelGuest { coi: PathBuf },
     /// Become the Incus of a machine without a service manager (started by `setup`)
     #[command(hide = true)]
     IncusHost,
@@ -50,7 +55,8 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args, &mut report),
         Task::Demo(args) => demo::run(args),
         Task::Bench(args) => bench::run(args),
-        Task::BenchAttacker { port } => bench::attacker(port),
+        Task::BenchAttacker { port, act } => bench::attack(port, act),
+        Task::KernelGuest { coi } => kernel::guest(coi),
         Task::IncusHost => setup::incus_host().map_err(Into::into),
     };
     report.print();

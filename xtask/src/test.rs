@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything, on a machine that may be fresh: set-up, checks, and the end-to-end tests on a real
-//! Incus and the real kernel.
+//! Incus and the real kernel. With `--kernel`, other kernels instead; see [`crate::kernel`].
 
 use crate::check::{self, cargo};
+use crate::kernel;
 use crate::run::Report;
 use crate::setup;
 
@@ -10,10 +11,16 @@ use crate::setup;
 pub(crate) struct Args {
     /// Run only the end-to-end tests whose name contains this
     filter: Option<String>,
+    /// Run COI on other kernels instead, in an emulator: Debian's stock and backports kernels
+    #[arg(long, conflicts_with = "filter")]
+    kernel: bool,
 }
 
 /// Sets the machine up, then checks and tests; the first thing that fails ends it.
 pub(crate) fn run(args: &Args, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+    if args.kernel {
+        return kernel::run(report);
+    }
     let ready = report.time("setup", setup::ensure)?;
     check::run(report)?;
     report.run("build of coi", cargo().args(["build", "-p", "coi"]))?;

@@ -1,26 +1,22 @@
 //! From connect() to frozen.
 //!
-//! An attacker process stands in a watched cgroup and connects to a port of this machine; a rule of severity `high`
-//! freezes it. Two clocks are read, both CLOCK_BOOTTIME: the attacker's just before its connect(2), and that of a watcher
-//! that waits in poll(2) for the kernel to report the cgroup frozen, which makes the watcher's own wake-up part of the
-//! number. Beside it stands what the daemon says of the same freezes in its audit log. Between runs the cgroup is thawed
+//! An attacker in a watched cgroup connects to a port of this machine; a rule of severity `high` freezes it; see
+//! [`super::attacker`] for what is measured. Beside it stands what the daemon says of the same freezes in its audit log.
+//! Between runs the cgroup is thawed
 //! with `coi unfreeze`.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Format;
+use super::attacker::{APART, Act, Attacker};
+use super::cgroup::{Cgroup, hierarchy};
+use super::machine::Machine;
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
 use crate::run::Cmd;
@@ -30,9 +26,6 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How long a freeze may take before the bench gives up.
 const FROZEN: Duration = Duration::from_secs(30);
-/// The kernel reports changes of one cgroup.events at most every 10 ms (`CGROUP_FILE_NOTIFY_MIN_INTV`); a freeze that
-/// followed the thaw before it at once would be seen only then, two clock ticks of 10 ms later at worst.
-const APART: Duration = Duration::from_millis(50);
 /// The rule that answers; PORT stands for the listener's.
 const RULE: &str = r#"
 [[rule]]
@@ -70,15 +63,6 @@ pub(crate) struct Args {
     built: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// A table for people
-    #[default]
-    Text,
-    /// One JSON object
-    Json,
-}
-
 /// Measures, and prints the result on standard output.
 pub(crate) fn run(args: Args) -> Result<()> {
     let ready = setup::ensure()?;
@@ -107,10 +91,7 @@ async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<
     for make in [Subject::cgroup, Subject::container] {
         let subject = make(coi)?;
         anstream::eprintln!("{}: {runs} runs", subject.title);
-        let measured = subject.measure(coi, &listener, runs, signals).await;
-        let ended = subject.end();
-        results.push(measured?);
-        ended?;
+        results.push(subject.measure(coi, &listener, runs, signals).await?);
     }
     Ok(results)
 }
@@ -124,8 +105,8 @@ struct Subject {
     target: [String; 2],
     /// Where the attacker goes.
     cgroup: PathBuf,
-    /// The bench made the cgroup.
-    ours: bool,
+    /// The same, if the bench made it.
+    _ours: Option<Cgroup>,
 }
 
 /// All freezes of a subject.
@@ -141,11 +122,14 @@ struct Measured {
 impl Subject {
     /// A cgroup of this machine.
     fn cgroup(_: &Coi) -> Result<Self> {
-        let name = format!("coi.bench-{}", std::process::id());
-        let cgroup = hierarchy()?.join(&name);
-        fs::create_dir(&cgroup).map_err(io_error(cgroup.display().to_string()))?;
-        let target = ["--cgroup".to_owned(), format!("/{name}")];
-        Ok(Self { title: "a cgroup of this machine", name, target, cgroup, ours: true })
+        let ours = Cgroup::make("latency")?;
+        Ok(Self {
+            title: "a cgroup of this machine",
+            name: ours.name().to_owned(),
+            target: ["--cgroup".to_owned(), ours.path()],
+            cgroup: ours.dir().to_owned(),
+            _ours: Some(ours),
+        })
     }
 
     /// A container: small, and as idle as an agent that waits for its service.
@@ -160,7 +144,7 @@ impl Subject {
             .output()?;
         let target = ["--attach".to_owned(), name.clone()];
         let cgroup = hierarchy()?.join(format!("lxc.payload.{name}"));
-        Ok(Self { title: "an Incus container", name, target, cgroup, ours: false })
+        Ok(Self { title: "an Incus container", name, target, cgroup, _ours: None })
     }
 
     async fn measure(
@@ -172,18 +156,18 @@ impl Subject {
     ) -> Result<Measured> {
         let [option, target] = &self.target;
         coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
-        let mut scene = Scene::set(&self.cgroup, listener.local_addr()?.port())?;
+        let mut attacker = Attacker::start(&self.cgroup, listener.local_addr()?.port(), Act::Connect)?;
         let mut observed = Vec::new();
         for run in 1..=runs {
             let what = format!("freeze {run} of {}", self.title);
-            let frozen = tokio::task::spawn_blocking(move || (scene.freeze(), scene));
+            let frozen = tokio::task::spawn_blocking(move || (attacker.freeze(FROZEN), attacker));
             let at;
-            (at, scene) = signals.unless(&what, 2 * FROZEN, frozen).await??;
+            (at, attacker) = signals.unless(&what, 2 * FROZEN, frozen).await??;
             let at = at.map_err(io_error(what))?;
             // Answered when the freeze is done and on record.
             coi.run(&["unfreeze", &self.name], signals).await?;
-            observed.push(at.saturating_sub(scene.attacker.began()?));
             drop(listener.accept()?);
+            observed.push(at.saturating_sub(attacker.began()?));
             tokio::time::sleep(APART).await;
         }
         let records = coi.audit(&self.name, signals).await?;
@@ -202,154 +186,6 @@ impl Subject {
             recorded_us: Summary::of(recorded).ok_or_else(none)?,
         })
     }
-
-    /// Ends what is in a cgroup of ours, and removes it.
-    fn end(self) -> Result<()> {
-        if !self.ours {
-            return Ok(());
-        }
-        fs::write(self.cgroup.join("cgroup.kill"), "1")?;
-        let events = File::open(self.cgroup.join("cgroup.events"))?;
-        while read(&events)?.contains("populated 1") {
-            wait(&events)?;
-        }
-        fs::remove_dir(&self.cgroup).map_err(io_error(self.cgroup.display().to_string()))?;
-        Ok(())
-    }
-}
-
-/// Where the unified cgroup hierarchy is mounted.
-fn hierarchy() -> Result<PathBuf> {
-    let mounts =
-        Cmd::new("findmnt").args(["--noheadings", "--output", "TARGET", "--types", "cgroup2"]).output()?;
-    let first = mounts.lines().next().ok_or("no cgroup2 file system is mounted")?;
-    Ok(first.trim_end().into())
-}
-
-/// What a small file of the kernel's says now.
-fn read(mut file: &File) -> io::Result<String> {
-    let mut text = String::new();
-    file.rewind()?;
-    file.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// Where a subject is attacked, and who looks on.
-struct Scene {
-    attacker: Attacker,
-    /// The cgroup's `cgroup.events`.
-    events: File,
-}
-
-impl Scene {
-    fn set(cgroup: &Path, port: u16) -> Result<Self> {
-        let attacker = Attacker::start(port)?;
-        fs::write(cgroup.join("cgroup.procs"), attacker.child.id().to_string())?;
-        Ok(Self { attacker, events: File::open(cgroup.join("cgroup.events"))? })
-    }
-
-    /// Has the attacker attack, and waits until it is frozen; answers when that was.
-    fn freeze(&mut self) -> io::Result<u64> {
-        // What is waited for is a change from this reading on.
-        read(&self.events)?;
-        self.attacker.go()?;
-        loop {
-            wait(&self.events)?;
-            let now = boottime()?;
-            if read(&self.events)?.contains("frozen 1") {
-                return Ok(now);
-            }
-        }
-    }
-}
-
-/// Waits until a file of the kernel's has changed since it was read.
-fn wait(file: &File) -> io::Result<()> {
-    let limit = PollTimeout::try_from(FROZEN).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], limit)? {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not happen")),
-        _ => Ok(()),
-    }
-}
-
-fn boottime() -> nix::Result<u64> {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    Ok(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
-}
-
-/// The process that is frozen again and again.
-struct Attacker {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Attacker {
-    fn start(port: u16) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench-attacker", &port.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("the attacker has no pipes"));
-        };
-        Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
-    }
-
-    fn go(&mut self) -> io::Result<()> {
-        self.stdin.write_all(b"\n")
-    }
-
-    /// When it called connect(2), as it says once it has been thawed.
-    fn began(&mut self) -> Result<u64> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        Ok(line.trim_end().parse()?)
-    }
-}
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        // It may have been killed with its cgroup.
-        let _ = self.child.kill().and_then(|()| self.child.wait());
-    }
-}
-
-/// Is the attacker: for each line it reads it connects, and prints when it began to.
-pub(crate) fn attacker(port: u16) -> Result<()> {
-    let address = SockaddrIn::new(127, 0, 0, 1, port);
-    let mut stdout = io::stdout().lock();
-    for line in io::stdin().lock().lines() {
-        line?;
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        let began = boottime()?;
-        connect(socket.as_raw_fd(), &address)?;
-        writeln!(stdout, "{began}")?;
-        stdout.flush()?;
-    }
-    Ok(())
-}
-
-/// What it was measured on.
-#[derive(Debug, Serialize)]
-struct Machine {
-    kernel: String,
-    cpus: usize,
-    /// The load averages before the first run.
-    load: String,
-}
-
-impl Machine {
-    fn look() -> Result<Self> {
-        let load = fs::read_to_string("/proc/loadavg")?;
-        Ok(Self {
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim_end().to_owned(),
-            cpus: std::thread::available_parallelism()?.get(),
-            load: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
-        })
-    }
 }
 
 fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
@@ -358,8 +194,7 @@ fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
         anstream::println!("{result}");
         return;
     }
-    let Machine { kernel, cpus, load } = machine;
-    anstream::println!("connect() to frozen: {runs} runs each, Linux {kernel}, {cpus} CPUs, load {load}");
+    anstream::println!("connect() to frozen: {runs} runs each, {machine}");
     anstream::println!("{:<42} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
     for measured in results {
         for (what, summary) in

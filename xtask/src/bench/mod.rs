@@ -2,11 +2,19 @@
 //!
 //! It asserts nothing: a number is what it is.
 
+mod attacker;
+mod cgroup;
 mod engine;
+mod flood;
 mod latency;
+mod machine;
+mod many;
+mod overhead;
+mod programs;
 mod stats;
 
-pub(crate) use latency::attacker;
+pub(crate) use attacker::{Act, Attacker, attack};
+pub(crate) use cgroup::Cgroup;
 
 /// The command line of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +29,21 @@ enum Bench {
     Latency(latency::Args),
     /// Events a second on one core, with the default rules and with 100 and 1000 more
     Engine(engine::Args),
+    /// What being watched costs: system calls and real work, against a machine without COI; needs root
+    Overhead(overhead::Args),
+    /// Floods of opens, forks, execs and sends: what is lost, and how soon an attack meanwhile is answered; needs root
+    Flood(flood::Args),
+    /// Many cgroups or containers under one daemon: its memory, and its CPU time while nothing happens; needs root
+    Many(many::Args),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A table for people
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
 }
 
 /// Measures what the command line asks for.
@@ -28,5 +51,8 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     match args.bench {
         Bench::Latency(args) => latency::run(args),
         Bench::Engine(args) => engine::run(&args),
+        Bench::Overhead(args) => overhead::run(args),
+        Bench::Flood(args) => flood::run(args),
+        Bench::Many(args) => many::run(args),
     }
 }

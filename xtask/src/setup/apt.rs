@@ -11,14 +11,16 @@ use super::{Found, Item, STATE, SetupError, host, incus, io_error, make_dir};
 use crate::run::{Cmd, Step, on_path};
 
 /// What is needed whoever runs Incus: packages, and a program of each to know it by where there is no apt.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 14] = [
     ("attr", "setfattr"),
     ("busybox-static", "busybox"),
     ("ca-certificates", ""),
     ("debootstrap", "debootstrap"),
     ("gcc", "cc"),
+    ("git", "git"),
     ("iproute2", "ip"),
     ("libc6-dev", ""),
+    ("make", "make"),
     ("nftables", "nft"),
     ("squashfs-tools", "unsquashfs"),
     ("tmux", "tmux"),
@@ -110,7 +112,7 @@ impl Item for Packages {
 }
 
 /// `apt-get`, quiet, asking nothing, and waiting for another one to finish.
-fn apt_get() -> Cmd {
+pub(super) fn apt_get() -> Cmd {
     Cmd::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive")
 }
 

@@ -11,6 +11,7 @@ mod image;
 mod image_debian;
 mod image_tiny;
 mod incus;
+mod kernel;
 mod rust;
 
 use std::fs::{File, TryLockError};
@@ -46,6 +47,15 @@ pub(crate) struct Args {
 pub(crate) struct Ready {
     /// Incus's API socket.
     pub(crate) incus_socket: PathBuf,
+}
+
+/// A kernel to be emulated.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    /// As `uname -r` prints it.
+    pub(crate) version: String,
+    /// The kernel's image.
+    pub(crate) image: PathBuf,
 }
 
 /// Why the machine is not set up.
@@ -130,13 +140,21 @@ fn items() -> Vec<Box<dyn Item>> {
 
 /// Makes sure that the machine is set up: what tests and the demo call first.
 pub(crate) fn ensure() -> Result<Ready, SetupError> {
-    walk(&Args::default())?;
+    walk(&Args::default(), &items())?;
     Ok(Ready { incus_socket: incus::socket() })
+}
+
+/// Makes sure that there are an emulator and other kernels to run in it, which nothing else needs.
+pub(crate) fn ensure_kernels() -> Result<Vec<Kernel>, SetupError> {
+    let items: [Box<dyn Item>; 3] =
+        [Box::new(kernel::Qemu), Box::new(kernel::Image::Stock), Box::new(kernel::Image::Backports)];
+    walk(&Args::default(), &items)?;
+    Ok(kernel::kernels())
 }
 
 /// Does what the command line asks for.
 pub(crate) fn run(args: &Args) -> Result<(), SetupError> {
-    if args.down { host::down() } else { walk(args) }
+    if args.down { host::down() } else { walk(args, &items()) }
 }
 
 /// Turns this process into the Incus of a machine without a service manager; see [`host`].
@@ -159,10 +177,10 @@ pub(crate) fn instances() -> Result<Vec<Value>, SetupError> {
     incus::list("/1.0/instances?recursion=1")
 }
 
-fn walk(args: &Args) -> Result<(), SetupError> {
+fn walk(args: &Args, items: &[Box<dyn Item>]) -> Result<(), SetupError> {
     let begun = Instant::now();
     let mut unready: Vec<&'static str> = Vec::new();
-    for item in items().iter().filter(|item| item.system() || !args.system) {
+    for item in items.iter().filter(|item| item.system() || !args.system) {
         let step = Step::begin(item.name());
         let (mark, detail) = visit(item.as_ref(), args, &unready, &step);
         if !matches!(mark, Mark::Ok | Mark::Made) {

@@ -283,7 +283,7 @@ impl PrivateApt {
 }
 
 /// The versions in what `apt-cache madison` prints: `package | version | source`.
-fn madison(table: &str) -> Vec<String> {
+pub(super) fn madison(table: &str) -> Vec<String> {
     table.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim().to_owned())).collect()
 }
 

@@ -37,9 +37,9 @@ impl Field {
             ContainerName | ContainerId => Source::Watch,
             EventAction | EventOutcome | ProcessEntityId | ProcessName | ProcessArgsCount
             | ProcessCommandLine | ParentName | LinkRelayName | FileName | FileExtension => Source::Derived,
-            ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable | ParentEntityId
-            | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop | LinkRelayPid
-            | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
+            CapabilitiesGained | ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable
+            | ParentEntityId | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop
+            | LinkRelayPid | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
             _ => Source::Kernel,
         }
     }
@@ -54,7 +54,14 @@ impl EventKind {
             ExecFailed => &["syscalls/sys_exit_execve"],
             Fork => &["raw/sched_process_fork"],
             Exit => &["raw/sched_process_exit"],
-            Connect => &["raw/inet_sock_set_state", "syscalls/sys_exit_connect"],
+            Connect => &[
+                "raw/inet_sock_set_state",
+                "syscalls/sys_exit_connect",
+                "cgroup/connect4",
+                "cgroup/connect6",
+                "cgroup/sendmsg4",
+                "cgroup/sendmsg6",
+            ],
             Accept => &["syscalls/sys_exit_accept", "syscalls/sys_exit_accept4"],
             Redirect => &[
                 "syscalls/sys_exit_dup",
@@ -71,6 +78,29 @@ impl EventKind {
             ],
             Read => &["syscalls/sys_exit_read", "syscalls/sys_exit_pread64", "syscalls/sys_exit_sendfile64"],
             Send => &["raw/sock_send_length"],
+            Bind => &["cgroup/post_bind4", "cgroup/post_bind6"],
+            Listen => &["raw/inet_sock_set_state"],
+            Change => &[
+                "syscalls/sys_exit_renameat2",
+                "syscalls/sys_exit_rename",
+                "syscalls/sys_exit_unlinkat",
+                "syscalls/sys_exit_linkat",
+                "syscalls/sys_exit_symlinkat",
+                "syscalls/sys_exit_fchmodat",
+                "syscalls/sys_exit_fchownat",
+                "syscalls/sys_exit_ftruncate",
+            ],
+            Map => &["syscalls/sys_exit_mmap"],
+            Syscall => &[
+                "syscalls/sys_exit_unshare",
+                "syscalls/sys_exit_setns",
+                "syscalls/sys_exit_mount",
+                "syscalls/sys_exit_ptrace",
+                "syscalls/sys_exit_bpf",
+                "syscalls/sys_exit_memfd_create",
+            ],
+            IoUring => &["raw/io_uring_submit_req"],
+            Mismatch => &["raw/inet_sock_set_state", "syscalls/sys_exit_openat"],
         }
     }
 
@@ -89,6 +119,19 @@ impl EventKind {
             Read => "A process read this much more of the workspace's files: a sum, never a single read.",
             Send => "A process sent this much more to addresses that are not loopback: a sum.",
             Loss => "Events were lost before anybody saw them.",
+            Bind => "A socket was given an address of its own.",
+            Listen => "A socket waits for connections.",
+            Change => {
+                "A name, a mode, an owner or a length of a file was changed, or an attempt was refused."
+            }
+            Map => "A file of the workspace was mapped into memory; reading it from there is not seen.",
+            Syscall => {
+                "One of the rare system calls by which a container is left, a process taken over, the kernel changed."
+            }
+            IoUring => {
+                "A process asks for this kind of thing through io_uring, for the first time in a while."
+            }
+            Mismatch => "What a caller passed to the kernel is not what the kernel took.",
         }
     }
 }

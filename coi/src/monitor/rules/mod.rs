@@ -47,7 +47,7 @@ pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, bui
 pub use overrides::{Amount, AtLeast, Override, Overrides};
 pub use sample::Sample;
 pub use template::template;
-pub use wanted::Wanted;
+pub use wanted::{Form, NameTest, Only, Opens, Wanted};
 
 #[cfg(test)]
 mod tests;

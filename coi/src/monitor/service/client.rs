@@ -208,6 +208,11 @@ impl Client {
         self.lines(&format!("/v1/events?watch={}", segment(name))).await
     }
 
+    /// The alerts and states of the watch of this name, from now on. Nothing is sent by the kernel for their sake.
+    pub async fn alerts(&self, name: &str) -> Result<Events> {
+        self.lines(&format!("/v1/events?watch={}&alerts=true", segment(name))).await
+    }
+
     async fn lines(&self, target: &str) -> Result<Events> {
         match self.http.lines(target, QUICK, None).await.map_err(|e| self.error(e))? {
             Ok(lines) => Ok(Events { lines }),
