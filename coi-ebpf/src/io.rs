@@ -81,8 +81,7 @@ pub fn in_workspace(watched: &Watched, file: u64, inode: u64) -> (bool, Option<*
         generation: read(inode + offset!(inode_generation)).unwrap_or(0),
     };
     // Fibonacci hashing: the upper bits of the product are well mixed.
-    let mixed =
-        (key.inode ^ u64::from(key.generation) << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (key.inode ^ u64::from(key.generation) << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let Some(slot) = FILES.get_ptr_mut((mixed >> 40) as u32 % SLOTS) else { return (false, None) };
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let slot = unsafe { &mut *slot };
