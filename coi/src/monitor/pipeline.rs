@@ -488,11 +488,25 @@ impl Pipeline {
     }
 
     fn use_rules(&mut self, rules: Arc<RuleSet>) -> Result<(), SensorError> {
-        // What they want is sent before they are in force; if that cannot be, the old ones stay.
-        self.sensor.want(&filter(&rules.wanted()))?;
+        if let Err(error) = self.sensor.want(&filter(&rules.wanted())) {
+            // The old rules stay, and what they want was wanted before.
+            let back = self.sensor.want(&filter(&self.engine.rules().wanted()));
+            self.complain(back, "some events may be missing");
+            return Err(error);
+        }
         for (id, scoped) in &self.scopes {
             scoped.watched.report(self.engine.forget(*id));
             scoped.watched.mark(Mark::Gone);
+        }
+        // What is wanted by rules says nothing of who looks on.
+        let looked_at: Vec<_> = self
+            .scopes
+            .iter()
+            .map(|(id, scoped)| (*id, scoped.watched.onlookers.load(Ordering::Relaxed) > 0))
+            .collect();
+        for (id, everything) in looked_at {
+            let wanted = self.sensor.want_everything(id, everything);
+            self.complain(wanted, "some events may not be shown");
         }
         self.engine = Engine::new(rules);
         Ok(())

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::{Code, Failure, Format, From, Result, out, recording};
-use crate::monitor::event::Record as _;
+use crate::monitor::event::Record;
 use crate::monitor::rulefiles;
 use crate::monitor::rules::bench::{Shifted, events, generated, usual_work};
 use crate::monitor::rules::{Engine, RuleSet, Sample};
@@ -88,7 +88,7 @@ fn measure(rules: &Arc<RuleSet>, events: &[Sample], at_least: Duration) -> Resul
     };
     let mut engine = Engine::new(Arc::clone(rules));
     let mut alerts = Vec::new();
-    let span = events.last().map_or(0, |event| event.time()) + 1;
+    let span = events.last().map_or(0, Record::time) + 1;
     let began = used()?;
     let mut rounds = 0_u64;
     let took = loop {

@@ -35,12 +35,11 @@ impl Field {
     pub const fn source(self) -> Source {
         match self {
             ContainerName | ContainerId => Source::Watch,
-            EventAction | EventOutcome | CapabilitiesGained | ProcessMemfd | ProcessEntityId
-            | ProcessName | ProcessArgsCount | ProcessCommandLine | ParentName | LinkRelayName | FileName
-            | FileExtension => Source::Derived,
-            ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable | ParentEntityId
-            | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop | LinkRelayPid
-            | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
+            EventAction | EventOutcome | ProcessEntityId | ProcessName | ProcessArgsCount
+            | ProcessCommandLine | ParentName | LinkRelayName | FileName | FileExtension => Source::Derived,
+            CapabilitiesGained | ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable
+            | ParentEntityId | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop
+            | LinkRelayPid | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
             _ => Source::Kernel,
         }
     }
@@ -81,11 +80,25 @@ impl EventKind {
             Send => &["raw/sock_send_length"],
             Bind => &["cgroup/post_bind4", "cgroup/post_bind6"],
             Listen => &["raw/inet_sock_set_state"],
-            Change => {
-                &["syscalls/sys_exit_renameat2", "syscalls/sys_exit_unlinkat", "syscalls/sys_exit_fchmodat"]
-            }
+            Change => &[
+                "syscalls/sys_exit_renameat2",
+                "syscalls/sys_exit_rename",
+                "syscalls/sys_exit_unlinkat",
+                "syscalls/sys_exit_linkat",
+                "syscalls/sys_exit_symlinkat",
+                "syscalls/sys_exit_fchmodat",
+                "syscalls/sys_exit_fchownat",
+                "syscalls/sys_exit_ftruncate",
+            ],
             Map => &["syscalls/sys_exit_mmap"],
-            Syscall => &["syscalls/sys_exit_mount", "syscalls/sys_exit_unshare", "syscalls/sys_exit_ptrace"],
+            Syscall => &[
+                "syscalls/sys_exit_unshare",
+                "syscalls/sys_exit_setns",
+                "syscalls/sys_exit_mount",
+                "syscalls/sys_exit_ptrace",
+                "syscalls/sys_exit_bpf",
+                "syscalls/sys_exit_memfd_create",
+            ],
             IoUring => &["raw/io_uring_submit_req"],
             Mismatch => &["raw/inet_sock_set_state", "syscalls/sys_exit_openat"],
         }
@@ -108,19 +121,19 @@ impl EventKind {
             Read => "A process read this much more of the workspace's files: a sum, never a single read.",
             Send => "A process sent this much more to addresses that are not loopback: a sum.",
             Loss => "Events were lost before anybody saw them.",
-            Bind => "A socket was bound to an address and port.",
-            Listen => "A socket listens for connections.",
+            Bind => "A socket was given an address of its own.",
+            Listen => "A socket waits for connections.",
             Change => {
-                "A name was made, renamed or removed, or a mode, an owner or a length changed, or the attempt was refused."
+                "A name, a mode, an owner or a length of a file was changed, or an attempt was refused."
             }
-            Map => "A file of the workspace was mapped into memory.",
+            Map => "A file of the workspace was mapped into memory; reading it from there is not seen.",
             Syscall => {
-                "One of the rare system calls by which a container is left, a process taken over or the kernel changed."
+                "One of the rare system calls by which a container is left, a process taken over, the kernel changed."
             }
             IoUring => {
                 "A process asks for this kind of thing through io_uring, for the first time in a while."
             }
-            Mismatch => "What a caller passed to the kernel is not what the kernel took; once for each pair.",
+            Mismatch => "What a caller passed to the kernel is not what the kernel took.",
         }
     }
 }

@@ -67,20 +67,18 @@ impl<R: Record> Judge<'_, R> {
             NodeKind::Literal(value) => {
                 Verdict { text: value.to_string(), holds, value: None, parts: Vec::new() }
             }
-            NodeKind::Bare(name) | NodeKind::Exists(name) => self.leaf(node, text, &name.text, holds),
+            NodeKind::Bare(name) | NodeKind::Exists(name) => self.leaf(node, &name.text, holds),
             NodeKind::Test(name, _) | NodeKind::Any(name, _) | NodeKind::All(name, _) => {
-                self.leaf(node, text, &name.text, holds)
+                self.leaf(node, &name.text, holds)
             }
         }
     }
 
-    fn leaf(&self, node: &Node, text: &Text, field: &str, holds: bool) -> Verdict {
-        let written = text.value.get(node.span.clone()).unwrap_or_default();
+    fn leaf(&self, node: &Node, field: &str, holds: bool) -> Verdict {
         let value = Field::from_name(field).and_then(|field| self.record.get(field));
         let value = value
             .map_or_else(|| format!("no {field}"), |value| format!("{field} = {}", message::show(value)));
-        let text = written.split_whitespace().collect::<Vec<_>>().join(" ");
-        Verdict { text, holds, value: Some(value), parts: Vec::new() }
+        Verdict { text: node.to_string(), holds, value: Some(value), parts: Vec::new() }
     }
 }
 

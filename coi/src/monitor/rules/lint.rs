@@ -108,7 +108,7 @@ impl<'a> Used<'a> {
                 }
             }
             NodeKind::Test(_, test) | NodeKind::Any(_, test) | NodeKind::All(_, test) => {
-                self.note_lists(test)
+                self.note_lists(test);
             }
             NodeKind::Literal(_) | NodeKind::Bare(_) | NodeKind::Exists(_) => {}
         }

@@ -30,6 +30,7 @@ mod message;
 mod model;
 mod overrides;
 mod parser;
+mod print;
 mod quantity;
 pub mod recording;
 mod sample;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regex_syntax::hir::{Class, Hir, HirKind};
+use regex_syntax::hir::{Class, ClassUnicodeRange, Hir, HirKind};
 
 use super::detection::{Detection, How, Sig, Source, Test};
 use crate::monitor::event::{EventKind, Field, Type};
@@ -62,7 +62,10 @@ impl Event {
                 self.meet(part)
             }
             Sig::Constant(value) => value.then_some(()),
-            Sig::Not(_) => Some(()),
+            Sig::Not(inner) => match &**inner {
+                Sig::Not(twice) => self.meet(twice),
+                _ => Some(()),
+            },
             Sig::Holds(field) | Sig::Exists(field) => {
                 self.fields.entry(*field).or_default();
                 Some(())
@@ -76,7 +79,7 @@ impl Event {
         let wanted = self.fields.entry(*field).or_default();
         match how {
             How::Equal | How::Same | How::LessOrEqual | How::GreaterOrEqual => {
-                wanted.whole = Some(value.clone())
+                wanted.whole = Some(value.clone());
             }
             How::Contains => wanted.pieces.push(value.clone()),
             How::StartsWith => wanted.start = value.clone(),
@@ -136,7 +139,7 @@ fn text_of(hir: &Hir) -> Option<String> {
                 .chain('0'..='9')
                 .chain([' ', '-', '/'])
                 .find(|c| class.ranges().iter().any(|range| (range.start()..=range.end()).contains(c)));
-            plain.or_else(|| class.ranges().first().map(|range| range.start())).map(String::from)
+            plain.or_else(|| class.ranges().first().map(ClassUnicodeRange::start)).map(String::from)
         }
         HirKind::Class(Class::Bytes(class)) => {
             class.ranges().first().map(|range| char::from(range.start()).to_string())

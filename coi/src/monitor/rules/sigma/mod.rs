@@ -82,7 +82,9 @@ pub struct Imported {
 
 /// Imports one Sigma rule. `name` is its file's name, from which the id is made.
 pub fn import(name: &str, yaml: &str) -> Result<Imported, Skipped> {
-    let rule: Json = serde_saphyr::from_str(yaml)
+    // `y`, `no` and `on` are texts to look for.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let rule: Json = serde_saphyr::from_str_with_options(yaml, options)
         .map_err(|error| Skipped::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned()))?;
     let text = |key: &'static str| rule.get(key).and_then(Json::as_str);
     let title = text("title").ok_or(Skipped::Form("title"))?;
@@ -116,23 +118,31 @@ pub fn import(name: &str, yaml: &str) -> Result<Imported, Skipped> {
 
 /// The rule with the first generated tests that it passes.
 fn with_tests(head: &str, detection: &Detection) -> Result<String, Skipped> {
-    let quiet = example::quiet(detection.source.kind());
-    for fires in example::fires(detection) {
+    compile(head)?;
+    let kind = detection.source.kind();
+    let bare = format!("{{ event = \"{kind}\" }}");
+    let quiet = [example::quiet(kind), &bare];
+    let tests = example::fires(detection).flat_map(|fires| quiet.map(|quiet| (fires.clone(), quiet)));
+    for (fires, quiet) in tests {
         let toml = format!(
             "{head}\n  [[rule.test]]\n  name = \"what it looks for\"\n  expect = \"fire\"\n  events = [{fires}]\n\n  \
              [[rule.test]]\n  name = \"something else\"\n  expect = \"quiet\"\n  events = [{quiet}]\n"
         );
-        let file = File { name: "sigma".to_owned(), text: toml.clone() };
-        // Imported rules have no exceptions that could expire.
-        let rules = RuleSet::compile(&[file], jiff::civil::Date::MIN).map_err(|errors| {
-            let first = errors.first().map(|error| error.kind().to_string());
-            Skipped::Refused(first.unwrap_or_default())
-        })?;
+        let rules = compile(&toml)?;
         if testing::run(&rules, None, &|_, name| Err(name.to_owned())).passed() {
             return Ok(toml);
         }
     }
     Err(Skipped::NoTest)
+}
+
+fn compile(toml: &str) -> Result<RuleSet, Skipped> {
+    let file = File { name: "sigma".to_owned(), text: toml.to_owned() };
+    // Imported rules have no exceptions that could expire.
+    RuleSet::compile(&[file], jiff::civil::Date::MIN).map_err(|errors| {
+        let first = errors.first().map(|error| error.kind().to_string());
+        Skipped::Refused(first.unwrap_or_default())
+    })
 }
 
 fn id_of(name: &str) -> String {

@@ -7,6 +7,7 @@ mod diagnostics;
 mod engine;
 mod lint;
 mod robustness;
+mod sigma;
 mod wanted;
 
 use std::sync::Arc;

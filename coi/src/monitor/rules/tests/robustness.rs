@@ -4,7 +4,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 
 use super::*;
-use crate::monitor::rules::{Overrides, builtin_sources};
+use crate::monitor::rules::{Overrides, builtin_sources, recording, sigma};
 
 /// Compiles, and shows what is wrong.
 fn judge(text: &str) {
@@ -97,6 +97,23 @@ proptest! {
         judge(&with("message", &text));
         judge(&with("severity", &text));
         judge(&with("id", &text));
+    }
+
+    #[test]
+    fn any_bytes_are_a_recording_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC*") {
+        let header = recording::header("x");
+        let all = [&bytes, [header.as_bytes(), b"\n", &bytes].concat().as_slice(), [header.as_bytes(), b"\n", text.as_bytes()].concat().as_slice()]
+            .map(recording::Reader::all);
+        for error in all.into_iter().filter_map(Result::err) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_sigma_rule_or_a_reason(text in "(?s:.{0,200})", condition in "[a-z0-9*()| ]{0,30}") {
+        drop(sigma::import("x.yml", &text));
+        let yaml = format!("title: t\nlogsource: {{product: linux, category: process_creation}}\ndetection:\n  s:\n    CommandLine|contains: {}\n  condition: {condition:?}\n", serde_json::Value::from(text));
+        drop(sigma::import("x.yml", &yaml));
     }
 
     #[test]
