@@ -17,6 +17,8 @@ pub const NAME_SPACE: usize = 256;
 pub const CGROUP_PATH: usize = 192;
 /// Sums of bytes read surface at this step, and when the thread ends.
 pub const READ_STEP: u64 = 1 << 20;
+/// Sums of bytes read surface at so many files, too.
+pub const FILES_STEP: u64 = 64;
 /// Sums of bytes sent surface at this step, and when the thread ends.
 pub const SEND_STEP: u64 = 256 << 10;
 
@@ -48,11 +50,28 @@ pub enum Kind {
     CgroupMade = 11,
     /// [`Cgroup`], then its path: a watched cgroup was removed.
     CgroupGone = 12,
+    /// [`Local`].
+    Bind = 13,
+    /// [`Local`].
+    Listen = 14,
+    /// [`Change`], then the place of the first text, the first text, and the same for the second.
+    Change = 15,
+    /// [`Open`], then the path: a file of the workspace was mapped.
+    Map = 16,
+    /// [`Syscall`], then the text that one of its arguments is.
+    Syscall = 17,
+    /// [`Submission`].
+    IoUring = 18,
 }
 
 impl Kind {
     /// One more than the largest discriminant.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 19;
+
+    /// The bit of this kind in a set of kinds.
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
 
     /// The kind with this number.
     pub const fn from_u32(number: u32) -> Option<Self> {
@@ -69,6 +88,12 @@ impl Kind {
             10 => Self::Send,
             11 => Self::CgroupMade,
             12 => Self::CgroupGone,
+            13 => Self::Bind,
+            14 => Self::Listen,
+            15 => Self::Change,
+            16 => Self::Map,
+            17 => Self::Syscall,
+            18 => Self::IoUring,
             _ => return None,
         })
     }
@@ -88,6 +113,9 @@ pub const FLAG_PATH_UNREADABLE: u32 = 1 << 4;
 pub const FLAG_PATH_AS_PASSED: u32 = 1 << 5;
 /// In [`Header::flags`]: the address is what the caller passed, not the socket's.
 pub const FLAG_ADDRESS_AS_PASSED: u32 = 1 << 6;
+
+/// In [`Header::flags`]: the file is in no directory, as a memfd is.
+pub const FLAG_PATH_NOWHERE: u32 = 1 << 7;
 
 /// A record that user space may make out of any bytes.
 ///
@@ -127,6 +155,8 @@ pub struct Header {
     pub uid: u32,
     /// Zero.
     pub reserved: u32,
+    /// The effective capabilities in the process's user namespace, bit N for capability N.
+    pub capabilities: u64,
 }
 
 /// What a standard stream is.
@@ -205,6 +235,9 @@ pub struct Address {
     pub port: u16,
 }
 
+/// The size of a `struct sockaddr_in6`; of a `sockaddr_in` it is 16.
+pub const SOCKADDR: usize = 28;
+
 /// A process runs another program: the body of [`Kind::Exec`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -249,8 +282,14 @@ pub struct Connect {
     pub result: i32,
     /// IPPROTO_TCP (6), IPPROTO_UDP (17), or another; 0 for AF_UNIX.
     pub protocol: u32,
-    /// The bytes of an AF_UNIX path that follow.
+    /// What the caller's memory says the address is: a `struct sockaddr_in` or `sockaddr_in6`. All zero where it was
+    /// not asked.
+    pub passed: [u8; SOCKADDR],
+    /// The bytes of an AF_UNIX path that follow: its parts, last first, each ended by a NUL; a NUL and an abstract
+    /// name; or, with [`FLAG_ADDRESS_AS_PASSED`], what the caller passed.
     pub path_len: u32,
+    /// 1 if the AF_UNIX address is abstract.
+    pub is_abstract: u32,
 }
 
 /// The body of [`Kind::Redirect`].
@@ -284,6 +323,10 @@ pub struct Open {
     pub path_len: u32,
     /// `i_mode`: the file's type and permissions.
     pub mode: u32,
+    /// The bytes of the caller's own text behind the path, its NUL included; 0 where it is not known.
+    pub passed_len: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The body of [`Kind::Read`] and [`Kind::Send`].
@@ -292,6 +335,61 @@ pub struct Open {
 pub struct Sum {
     /// Bytes since the thread's last such record.
     pub bytes: u64,
+    /// Files read for the first time in a while since then; 0 for what is sent.
+    pub files: u64,
+}
+
+/// The body of [`Kind::Bind`] and [`Kind::Listen`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Local {
+    /// The socket's own address.
+    pub address: Address,
+    /// As in [`Connect`].
+    pub protocol: u32,
+}
+
+/// The body of [`Kind::Change`]: names changed, not contents. Each name is a place (the parts of a directory's
+/// path, last first, each ended by a NUL) and what the caller passed, relative to it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Change {
+    /// The system call's number on x86-64.
+    pub syscall: u32,
+    /// 0 or a negative error number.
+    pub result: i32,
+    /// The bytes of the affected name's place, and of its text.
+    pub place_len: u32,
+    #[allow(missing_docs)]
+    pub text_len: u32,
+    /// The same of the other name, if there is one.
+    pub other_place_len: u32,
+    #[allow(missing_docs)]
+    pub other_text_len: u32,
+}
+
+/// The body of [`Kind::Syscall`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Syscall {
+    /// The system call's number on x86-64.
+    pub number: u32,
+    /// The bytes of text that follow, the NUL included.
+    pub text_len: u32,
+    /// What it gave back.
+    pub result: i64,
+    /// Its first four arguments.
+    pub arguments: [u64; 4],
+}
+
+/// The body of [`Kind::IoUring`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Submission {
+    /// An `IORING_OP_*`.
+    pub opcode: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The body of [`Kind::CgroupMade`] and [`Kind::CgroupGone`]. The header's process is who did it.
@@ -324,15 +422,27 @@ unsafe impl Record for Open {}
 unsafe impl Record for Sum {}
 // SAFETY: see above.
 unsafe impl Record for Cgroup {}
+// SAFETY: see above.
+unsafe impl Record for Local {}
+// SAFETY: see above.
+unsafe impl Record for Change {}
+// SAFETY: see above.
+unsafe impl Record for Syscall {}
+// SAFETY: see above.
+unsafe impl Record for Submission {}
 
 const _: () = {
-    assert!(size_of::<Header>() == 4 * 8 + 10 * 4);
+    assert!(size_of::<Header>() == 4 * 8 + 10 * 4 + 8);
     assert!(size_of::<Address>() == 20);
     assert!(size_of::<Stream>() == 2 * 8 + 20 + 8 + 4);
     assert!(size_of::<Exec>() == 3 * 48 + 8);
-    assert!(size_of::<Connect>() == 3 * 48 + 8 + 20 + 12);
+    assert!(size_of::<Connect>() == 3 * 48 + 8 + 20 + 8 + 28 + 8);
+    assert!(size_of::<Local>() == 24);
+    assert!(size_of::<Change>() == 24);
+    assert!(size_of::<Syscall>() == 48);
+    assert!(size_of::<Submission>() == 8);
     assert!(size_of::<Redirect>() == 3 * 48 + 8);
-    assert!(size_of::<Open>() == 32);
+    assert!(size_of::<Open>() == 40);
     assert!(size_of::<Cgroup>() == 16);
 };
 
@@ -346,8 +456,8 @@ pub struct Scope {
     pub workspace_device: u32,
     /// 1 while the container's init runs; always 1 for a plain cgroup.
     pub started: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 if everything is wanted of it from the beginning; see [`Control::everything`] for later.
+    pub everything: u32,
     /// The cgroup's depth below the hierarchy's root.
     pub level: u32,
     /// The PID namespace that the container's init is process 1 of; the kernel's address of it.
@@ -362,8 +472,100 @@ pub struct LossKey {
     pub scope: u64,
     /// The [`Kind`] of the lost records.
     pub kind: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`LOST_RING`] or [`LOST_BUDGET`].
+    pub reason: u32,
+}
+
+/// In [`LossKey::reason`]: the ring had no room.
+pub const LOST_RING: u32 = 0;
+/// In [`LossKey::reason`]: the container had more on the way than one may have.
+pub const LOST_BUDGET: u32 = 1;
+
+/// How many bytes of one container may be on the way in the priority ring: some 900 forks, which the reader takes in
+/// milliseconds.
+pub const PRIORITY_BUDGET: u64 = 256 << 10;
+/// The same for what a flood cannot consist of as easily: connections, redirections, a shell on a socket.
+pub const DECISIVE_BUDGET: u64 = 512 << 10;
+/// The same in the bulk ring.
+pub const BULK_BUDGET: u64 = 1 << 20;
+
+/// Bytes in the two rings, of one container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// In the priority ring.
+    pub priority: u64,
+    /// In the bulk ring.
+    pub bulk: u64,
+}
+
+/// What user space says about a watched cgroup while it is watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// What it has taken out of the rings so far.
+    pub taken: Flow,
+    /// 1 while somebody wants to see every event, whether a rule needs it or not.
+    pub everything: u64,
+}
+
+/// How many bytes of a name the tests on opened files compare.
+pub const TEST_SPACE: usize = 39;
+
+/// A test on the name of an opened file, the key of its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct NameKey {
+    /// One of `FORM_*`.
+    pub form: u8,
+    /// The text, filled up with NULs.
+    pub text: [u8; TEST_SPACE],
+}
+
+/// In [`NameKey::form`]: the last part of the path is the text.
+pub const FORM_NAME: u8 = 0;
+/// In [`NameKey::form`]: a part above the last is the text.
+pub const FORM_DIRECTORY: u8 = 1;
+/// In [`NameKey::form`]: the last part begins with these [`AFFIX`] bytes.
+pub const FORM_PREFIX: u8 = 2;
+/// In [`NameKey::form`]: the last part ends with these [`AFFIX`] bytes.
+pub const FORM_SUFFIX: u8 = 3;
+/// How many bytes of a beginning or an end are compared.
+pub const AFFIX: usize = 4;
+
+/// An attribute of an open: for writing.
+pub const OPEN_WRITE: u32 = 1;
+/// An attribute of an open: it made the file.
+pub const OPEN_CREATE: u32 = 2;
+
+/// For each set of attributes of an open, the tests that may pass: bit N of a test's value says that it asks for
+/// the attributes N.
+pub const PASSES: [u32; 4] = [0b0001, 0b0011, 0b0101, 0b1111];
+
+/// Which events anybody wants. Tests are sets as [`PASSES`] describes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wanted {
+    /// By [`Kind::bit`].
+    pub kinds: u32,
+    /// 1 if there is a cgroup of which everything is wanted.
+    pub somewhere_everything: u32,
+    /// The opens that are wanted whatever their name.
+    pub any: u32,
+    /// The opens that are wanted of the workspace's files.
+    pub workspace: u32,
+    /// For [`FORM_NAME`]: bit N for texts of N bytes, and the texts' first bytes.
+    pub name_lengths: u64,
+    #[allow(missing_docs)]
+    pub name_first: [u64; 4],
+    /// The same for [`FORM_DIRECTORY`].
+    pub directory_lengths: u64,
+    #[allow(missing_docs)]
+    pub directory_first: [u64; 4],
+    /// For [`FORM_PREFIX`]: the texts' first bytes.
+    pub prefix_first: [u64; 4],
+    /// For [`FORM_SUFFIX`]: the texts' last bytes.
+    pub suffix_last: [u64; 4],
 }
 
 /// Where the kernel keeps what the programs read, in bytes from the start of each structure; taken from the
@@ -432,4 +634,17 @@ pub struct Offsets {
     pub regs_di: u32,
     pub regs_si: u32,
     pub regs_dx: u32,
+    pub regs_r10: u32,
+    pub regs_r8: u32,
+    pub regs_orig_ax: u32,
+    pub cred_cap_effective: u32,
+    pub fs_pwd: u32,
+    pub sk_num: u32,
+    pub sk_rcv_saddr: u32,
+    pub sk_v6_rcv_saddr: u32,
+    pub unix_addr: u32,
+    pub unix_path: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
+    pub io_kiocb_opcode: u32,
 }

@@ -1,75 +1,257 @@
-//! Connections.
+//! Connections to somewhere, and datagrams.
+//!
+//! Addresses are the kernel's own copies: of the socket, or of what a cgroup hook is given. Only where a TCP
+//! connect was refused before any of them saw it is the caller's memory all there is, and the record says so.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user,
-    macros::{raw_tracepoint, tracepoint},
-    programs::{RawTracePointContext, TracePointContext},
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    macros::{cgroup_sock_addr, map, raw_tracepoint, tracepoint},
+    maps::{LruHashMap, PerCpuArray},
+    programs::{RawTracePointContext, SockAddrContext, TracePointContext},
 };
-use coi_common::{Address, Connect, FLAG_ADDRESS_AS_PASSED, Header, Kind};
+use coi_common::{Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, SOCKADDR};
 
 use crate::{
-    kernel::{argument0, argument1, argument2, offset, read},
+    exec::bounded,
+    kernel::{Structure, argument0, argument1, argument2, current, offset, pointer, read, syscall},
+    listen,
     open::result,
-    ring,
+    path::{self, PATH_SPACE},
+    ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6, AF_UNIX},
     task,
 };
 
 const TCP_SYN_SENT: i32 = 2;
+const TCP_LISTEN: i32 = 10;
 const SOCK_STREAM: u16 = 1;
+const IPPROTO_ICMP: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
+const IPPROTO_ICMPV6: u32 = 58;
 /// Linux's own number for multipath TCP; its subflows report themselves as TCP.
 const IPPROTO_MPTCP: u32 = 262;
+const EPERM: i64 = -1;
+const EACCES: i64 = -13;
+const ENETUNREACH: i64 = -101;
+const EHOSTUNREACH: i64 = -113;
 const EINPROGRESS: i64 = -115;
 /// The result of a call that has not returned yet.
 const UNKNOWN: i32 = 1;
 /// The longest `sun_path`.
-const UNIX_PATH: usize = 108;
+const UNIX_PATH: u64 = 108;
+/// The size of a `struct sockaddr_in`.
+const SOCKADDR_IN: usize = 16;
+/// connect(2) on x86-64.
+const SYS_CONNECT: u64 = 42;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct ConnectRecord {
     header: Header,
     body: Connect,
-    path: [u8; UNIX_PATH],
 }
 
-/// A TCP connection begins, by whatever route: connect(2), int80, io_uring, fast open. The address is the
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct UnixRecord {
+    header: Header,
+    body: Connect,
+    path: [u8; PATH_SPACE],
+}
+
+/// Room to put a record together.
+#[map]
+static UNIXES: PerCpuArray<UnixRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// A TCP connect that has not sent a SYN yet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Pending {
+    tid: u32,
+    address: Address,
+}
+
+/// The last one on each CPU. Who was moved or overtaken meanwhile is told with what the caller's memory says.
+#[map]
+static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
+
+/// To whom a process has sent datagrams.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Correspondent {
+    start_time: u64,
+    tgid: u32,
+    address: Address,
+}
+
+/// The destinations of datagrams that were told; what falls out is told again.
+#[map]
+static TOLD: LruHashMap<Correspondent, u8> = LruHashMap::with_max_entries(65536, 0);
+
+/// A TCP connection begins, or a socket listens, by whatever route: connect(2), int80, io_uring, fast open. The address is the
 /// socket's own. It runs in the caller's context, before the call returns. Linux 5.0 on.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn sock_set_state(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<i32>(2) != TCP_SYN_SENT {
+    let state = ctx.arg::<i32>(2);
+    if state != TCP_SYN_SENT && state != TCP_LISTEN {
         return 0;
     }
     let Some(watched) = scope::watched() else { return 0 };
     let sk = ctx.arg::<*const u8>(0) as u64;
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
-    if protocol == IPPROTO_MPTCP {
-        return 0;
+    if state == TCP_LISTEN {
+        listen::tell(Kind::Listen, &watched, stream::own(sk), protocol);
+    } else if protocol != IPPROTO_MPTCP {
+        let asked = syscall() == SYS_CONNECT;
+        let inode = stream::inode_of_sock(sk);
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode, peer: stream::peer(sk), result: UNKNOWN, protocol, asked, flags: 0 },
+        );
     }
-    send(&watched, Kind::Connect, sk, stream::peer(sk), UNKNOWN, protocol, 0);
     0
 }
 
+/// What a record says of a connection beside who made it.
+#[derive(Clone, Copy)]
+pub struct Connection {
+    /// The socket's inode number, where it is at hand.
+    pub inode: u64,
+    /// The other end.
+    pub peer: Address,
+    /// As in [`Connect`].
+    pub result: i32,
+    /// As in [`Connect`].
+    pub protocol: u32,
+    /// The acting task is in connect(2): what its memory says the address is can be asked.
+    pub asked: bool,
+    /// Bits named `FLAG_*`.
+    pub flags: u32,
+}
+
+/// Tells of a connection.
 #[inline(always)]
-fn send(watched: &Watched, kind: Kind, sk: u64, peer: Address, result: i32, protocol: u32, flags: u32) {
+pub fn tell(kind: Kind, watched: &Watched, connection: Connection) {
     ring::send_in_place(kind, watched.id, |record: *mut ConnectRecord| {
         // SAFETY: the place is reserved.
         unsafe {
-            (*record).header = task::header(kind, watched);
-            (*record).header.flags |= flags;
+            task::header(&raw mut (*record).header, kind, watched);
+            (*record).header.flags |= connection.flags;
             stream::stdio(&raw mut (*record).body.stdio);
-            (*record).body.inode = stream::inode_of_sock(sk);
-            (*record).body.peer = peer;
-            (*record).body.result = result;
-            (*record).body.protocol = protocol;
+            (*record).body.inode = connection.inode;
+            (*record).body.peer = connection.peer;
+            (*record).body.result = connection.result;
+            (*record).body.protocol = connection.protocol;
+            if connection.asked {
+                passed((&raw mut (*record).body.passed).cast());
+            }
         }
     });
 }
 
-/// After connect(2): everything but TCP, and TCP that was refused before a SYN. Costs some 100 ns of a call
+/// Before a connect of an IPv4 socket, by whatever route; the address is the kernel's copy. UDP is told here, TCP at
+/// its SYN. Costs others two look-ups. Linux 4.17 on; the helpers it needs 5.15 on.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connecting(&ctx, AF_INET);
+    1
+}
+
+/// The same for IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connecting(&ctx, AF_INET6);
+    1
+}
+
+/// A datagram to an address of its own, IPv4, by whatever route. Once for each process and destination. As [`connect4`].
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram(&ctx, AF_INET);
+    1
+}
+
+/// The same for IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram(&ctx, AF_INET6);
+    1
+}
+
+/// The address that a cgroup hook is about.
+#[inline(always)]
+fn hooked(ctx: &SockAddrContext, family: u16) -> Address {
+    let sock_addr = ctx.sock_addr;
+    let mut ip = [0; 16];
+    // SAFETY: the context's fields; the verifier checks the access.
+    let port = unsafe {
+        if family == AF_INET {
+            ip[..4].copy_from_slice(&(*sock_addr).user_ip4.to_ne_bytes());
+        } else {
+            for (i, place) in ip.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *place = core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[i]).to_ne_bytes();
+            }
+        }
+        (*sock_addr).user_port
+    };
+    Address { ip, family, port: u16::from_be(port as u16) }
+}
+
+#[inline(always)]
+fn connecting(ctx: &SockAddrContext, family: u16) {
+    let Some(watched) = scope::watched() else { return };
+    let address = hooked(ctx, family);
+    // SAFETY: as above.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    if protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP {
+        if let Some(pending) = PENDING.get_ptr_mut(0) {
+            // SAFETY: a per-CPU value, and programs do not move between CPUs.
+            unsafe { *pending = Pending { tid: current().number(offset!(task_pid)), address } };
+        }
+    } else {
+        let asked = syscall() == SYS_CONNECT;
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode: 0, peer: address, result: UNKNOWN, protocol, asked, flags: 0 },
+        );
+    }
+}
+
+#[inline(always)]
+fn datagram(ctx: &SockAddrContext, family: u16) {
+    let Some(watched) = scope::watched() else { return };
+    let task = current();
+    let Some(leader) = task.follow(offset!(task_group_leader)) else { return };
+    let address = hooked(ctx, family);
+    let correspondent = Correspondent {
+        start_time: leader.number(offset!(task_start_boottime)),
+        tgid: task.number(offset!(task_tgid)),
+        address,
+    };
+    // SAFETY: the value is not looked at.
+    if unsafe { TOLD.get(correspondent) }.is_some() {
+        return;
+    }
+    let _ = TOLD.insert(correspondent, 1, 0);
+    tell(
+        Kind::Connect,
+        &watched,
+        Connection {
+            inode: 0,
+            peer: address,
+            result: UNKNOWN,
+            protocol: IPPROTO_UDP,
+            asked: false,
+            flags: 0,
+        },
+    );
+}
+
+/// After connect(2): AF_UNIX, raw sockets, and TCP that was refused before a SYN. Costs some 100 ns of a call
 /// that takes microseconds. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_connect(ctx: TracePointContext) -> u32 {
@@ -89,83 +271,98 @@ fn connected(ctx: &TracePointContext) -> Option<()> {
     if family != AF_INET && family != AF_INET6 {
         return None;
     }
+    let inode = stream::inode_of_sock(sk);
     if read::<u16>(socket + offset!(socket_type))? == SOCK_STREAM {
         // What sent a SYN is told already; left are those that the kernel refused at once.
-        if !matches!(result, -1 | -13 | -101 | -113) {
-            return None;
+        if matches!(result, EPERM | EACCES | ENETUNREACH | EHOSTUNREACH) {
+            let tid: u32 = current().number(offset!(task_pid));
+            // SAFETY: as above.
+            let pending = PENDING.get_ptr(0).map(|pending| unsafe { *pending });
+            let (peer, flags) = match pending.filter(|pending| pending.tid == tid) {
+                Some(pending) => (pending.address, 0),
+                None => (Address { family, ..Address::default() }, FLAG_ADDRESS_AS_PASSED),
+            };
+            let protocol = IPPROTO_TCP;
+            let result = result as i32;
+            tell(Kind::Connect, &watched, Connection { inode, peer, result, protocol, asked: true, flags });
         }
-        send(&watched, Kind::Connect, sk, passed()?, result as i32, IPPROTO_TCP, FLAG_ADDRESS_AS_PASSED);
         return Some(());
     }
-    let (peer, flags) = if result == 0 { (stream::peer(sk), 0) } else { (passed()?, FLAG_ADDRESS_AS_PASSED) };
-    send(&watched, Kind::Connect, sk, peer, result as i32, IPPROTO_UDP, flags);
+    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
+    if result == 0 && !matches!(protocol, IPPROTO_UDP | IPPROTO_ICMP | IPPROTO_ICMPV6) {
+        tell(
+            Kind::Connect,
+            &watched,
+            Connection { inode, peer: stream::peer(sk), result: 0, protocol, asked: false, flags: 0 },
+        );
+    }
     Some(())
 }
 
-/// The address that the caller passed to connect(2).
+/// Writes what the caller's memory says the address is.
+///
+/// # Safety
+/// `to` has room for a `sockaddr_in6`.
 #[inline(always)]
-fn passed() -> Option<Address> {
-    let mut raw = [0u8; 28];
-    let len = argument2();
-    let size = if len >= 28 { 28 } else { 16 };
-    // SAFETY: `raw` has room for either size; the helper checks the address itself.
-    if unsafe { bpf_probe_read_user(raw.as_mut_ptr().cast(), size, argument1() as *const _) } != 0 {
-        return None;
-    }
-    let family = u16::from_ne_bytes([raw[0], raw[1]]);
-    let port = u16::from_be_bytes([raw[2], raw[3]]);
-    let mut ip = [0; 16];
-    if family == AF_INET {
-        ip[..4].copy_from_slice(&raw[4..8]);
-    } else {
-        ip.copy_from_slice(&raw[8..24]);
-    }
-    Some(Address { ip, family, port })
+unsafe fn passed(to: *mut u8) {
+    let size = if argument2() >= SOCKADDR as u64 { SOCKADDR } else { SOCKADDR_IN };
+    // SAFETY: the caller's promise; the helper checks the other address itself, and writes zeros where it cannot read.
+    unsafe { bpf_probe_read_user(to.cast(), size as u32, argument1() as *const _) };
 }
 
+/// The name of an AF_UNIX socket is taken from the socket at the other end: where its file is, or its abstract name.
 #[inline(always)]
 fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
-    if result != 0 && result != EINPROGRESS && result != -13 && result != -1 {
+    if !matches!(result, 0 | EINPROGRESS | EACCES | EPERM) {
         return None;
     }
-    let len = argument2();
-    let address = argument1();
-    ring::send_in_place(Kind::Connect, watched.id, |record: *mut ConnectRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            (*record).header = task::header(Kind::Connect, watched);
-            (*record).header.flags |= FLAG_ADDRESS_AS_PASSED;
-            stream::stdio(&raw mut (*record).body.stdio);
-            (*record).body.inode = stream::inode_of_sock(sk);
-            (*record).body.peer.family = AF_UNIX;
-            (*record).body.result = result as i32;
-            let path_len = crate::exec::bounded(len.saturating_sub(2), UNIX_PATH as u64);
-            let to = (&raw mut (*record).path).cast();
-            if bpf_probe_read_user(to, path_len as u32, (address + 2) as *const _) == 0 {
-                (*record).body.path_len = path_len as u32;
-            }
-        }
-    });
-    Some(())
-}
+    let record = UNIXES.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU value, and programs do not move between CPUs.
+    let record = unsafe { &mut *record };
+    // SAFETY: the record is ours.
+    unsafe { task::header(&raw mut record.header, Kind::Connect, watched) };
+    stream::stdio(&raw mut record.body.stdio);
+    record.body.inode = stream::inode_of_sock(sk);
+    record.body.peer = Address { family: AF_UNIX, ..Address::default() };
+    record.body.passed = [0; SOCKADDR];
+    record.body.result = result as i32;
+    record.body.protocol = 0;
+    record.body.is_abstract = 0;
+    record.body.path_len = 0;
 
-/// After accept(2) and accept4(2). Linux 5.15 on.
-#[tracepoint]
-pub fn exit_accept(ctx: TracePointContext) -> u32 {
-    let _ = accepted(&ctx);
-    0
-}
-
-#[inline(always)]
-fn accepted(ctx: &TracePointContext) -> Option<()> {
-    let watched = scope::watched()?;
-    let fd = result(ctx).filter(|fd| *fd >= 0)?;
-    let (_, sk) = stream::socket(stream::file(fd as u64)?)?;
-    let peer = stream::peer(sk);
-    if peer.family != AF_INET && peer.family != AF_INET6 {
-        return None;
+    let peer = pointer(sk + offset!(unix_peer)).unwrap_or(0);
+    let address = pointer(peer + offset!(unix_addr)).unwrap_or(0);
+    let place = peer + offset!(unix_path);
+    let path_len = if result == 0 && address != 0 && pointer(place + offset!(path_dentry)).is_some() {
+        let (len, flags) = path::write(place, record.path.as_mut_ptr());
+        record.header.flags |= flags;
+        bounded(len, PATH_SPACE as u64)
+    } else if result == 0 && address != 0 {
+        record.body.is_abstract = 1;
+        let len: u32 = read(address + offset!(unix_address_len)).unwrap_or(0);
+        let len = bounded(u64::from(len).saturating_sub(2), UNIX_PATH);
+        let from = address + offset!(unix_address_name) + 2;
+        // SAFETY: the record has room for UNIX_PATH bytes; the helper checks the address itself.
+        let read =
+            unsafe { bpf_probe_read_kernel(record.path.as_mut_ptr().cast(), len as u32, from as *const _) };
+        if read == 0 { len } else { 0 }
+    } else {
+        record.header.flags |= FLAG_ADDRESS_AS_PASSED;
+        let len = bounded(argument2().saturating_sub(2), UNIX_PATH);
+        // SAFETY: as above.
+        let read = unsafe {
+            bpf_probe_read_user(record.path.as_mut_ptr().cast(), len as u32, (argument1() + 2) as *const _)
+        };
+        if read == 0 { len } else { 0 }
+    };
+    if path_len == 0 {
+        record.header.flags |= FLAG_PATH_UNREADABLE;
     }
-    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
-    send(&watched, Kind::Accept, sk, peer, 0, protocol, 0);
+    record.body.path_len = path_len as u32;
+    let len = size_of::<Header>() + size_of::<Connect>() + path_len as usize;
+    // SAFETY: `len` is at most the record's size, and what is unread of the path is an older record's bytes.
+    unsafe {
+        ring::send(Kind::Connect, Weight::Decisive, watched.id, (&raw const *record).cast(), len);
+    }
     Some(())
 }

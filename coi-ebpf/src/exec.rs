@@ -8,13 +8,16 @@ use aya_ebpf::{
 };
 use coi_common::{
     ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_PATH_UNREADABLE, Header, Kind,
+    StreamKind,
 };
 
 use crate::{
-    kernel::{argument0, current, offset, pointer, read},
-    open,
+    kernel::{Structure, argument0, argument1, current, offset},
+    name::{AT_FDCWD, Name},
+    open::{refused, result},
     path::{self, PATH_SPACE},
-    ring, scope, stream, task,
+    ring::{self, Weight},
+    scope, stream, task,
 };
 
 #[derive(Clone, Copy)]
@@ -57,16 +60,17 @@ fn exec() -> Option<()> {
     let record = EXECS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
-    record.header = task::header(Kind::Exec, &watched);
+    // SAFETY: the record is ours.
+    unsafe { task::header(&raw mut record.header, Kind::Exec, &watched) };
     stream::stdio(&raw mut record.body.stdio);
 
-    let mm = pointer(task + offset!(task_mm))?;
-    let (path_len, path_flags) = match pointer(mm + offset!(mm_exe_file)) {
-        Some(file) => path::write(file, record.tail.as_mut_ptr()),
+    let mm = task.follow(offset!(task_mm))?;
+    let (path_len, path_flags) = match mm.follow(offset!(mm_exe_file)) {
+        Some(file) => path::write(path::of_file(file.address()), record.tail.as_mut_ptr()),
         None => (0, FLAG_PATH_UNREADABLE),
     };
-    let start: u64 = read(mm + offset!(mm_arg_start)).unwrap_or(0);
-    let end: u64 = read(mm + offset!(mm_arg_end)).unwrap_or(0);
+    let start: u64 = mm.number(offset!(mm_arg_start));
+    let end: u64 = mm.number(offset!(mm_arg_end));
     let mut flags = path_flags;
     let mut args_len = end.saturating_sub(start);
     if args_len > ARGS_KEPT as u64 - 1 {
@@ -89,9 +93,12 @@ fn exec() -> Option<()> {
     record.header.flags |= flags;
     record.body.path_len = path_len as u32;
     record.body.args_len = args_len as u32;
+    // A program with a socket as standard input or output may be all that is seen of an attack.
+    let inet = |fd: usize| record.body.stdio[fd].kind == StreamKind::Inet as u8;
+    let weight = if inet(0) || inet(1) { Weight::Decisive } else { Weight::Common };
     let len = size_of::<Header>() + size_of::<Exec>() + path_len as usize + args_len as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the tail is an older record's bytes.
-    unsafe { ring::send(Kind::Exec, watched.id, (&raw const *record).cast(), len) };
+    unsafe { ring::send(Kind::Exec, weight, watched.id, (&raw const *record).cast(), len) };
     Some(())
 }
 
@@ -108,6 +115,20 @@ pub fn bounded(number: u64, most: u64) -> u64 {
 /// scope's look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_execve(ctx: TracePointContext) -> u32 {
-    let _ = open::failed(&ctx, Kind::ExecFailed, argument0);
+    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: argument0() });
     0
+}
+
+/// After execveat(2). As [`exit_execve`].
+#[tracepoint]
+pub fn exit_execveat(ctx: TracePointContext) -> u32 {
+    let _ = failed(&ctx, || Name { directory: argument0() as i32, text: argument1() });
+    0
+}
+
+#[inline(always)]
+fn failed(ctx: &TracePointContext, name: impl FnOnce() -> Name) -> Option<()> {
+    let result = result(ctx).filter(|result| *result < 0)?;
+    let watched = scope::watched()?;
+    refused(&watched, Kind::ExecFailed, result, name())
 }

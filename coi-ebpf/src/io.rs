@@ -1,35 +1,35 @@
 //! How much is read and sent.
 //!
 //! A read or a send is never an event. Each thread's bytes are summed here, and a sum becomes a record when it
-//! passes a step ([`READ_STEP`], [`SEND_STEP`]) and when the thread ends: nothing is lost, and what a running
+//! passes a step ([`READ_STEP`], [`FILES_STEP`], [`SEND_STEP`]) and when the thread ends: nothing is lost, and what a running
 //! thread has not told yet is less than one step. Only regular files of the workspace are counted as read,
 //! and only what goes to other addresses than loopback as sent.
 
 use aya_ebpf::{
     macros::{map, raw_tracepoint, tracepoint},
-    maps::{HashMap, LruHashMap},
+    maps::{Array, HashMap, PerCpuArray},
     programs::{RawTracePointContext, TracePointContext},
 };
-use coi_common::{Header, Kind, READ_STEP, SEND_STEP, Sum};
+use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
-    kernel::{argument0, argument1, current, offset, pointer, read},
+    kernel::{Structure, argument0, argument1, current, offset, pointer, read},
     open::result,
     path, ring,
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6},
-    task,
+    task, wanted,
 };
 
-/// Bytes read and not told yet, by thread.
+/// What a thread has read and not told yet.
 #[map]
-static READ: HashMap<u32, u64> = HashMap::with_max_entries(32768, 0);
-/// Bytes sent and not told yet, by thread.
+static READ: HashMap<u32, Sum> = HashMap::with_max_entries(32768, 0);
+/// What a thread has sent and not told yet.
 #[map]
-static SENT: HashMap<u32, u64> = HashMap::with_max_entries(32768, 0);
+static WRITTEN: HashMap<u32, Sum> = HashMap::with_max_entries(32768, 0);
 
 /// A file, as one watch sees it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 struct FileKey {
     scope: u64,
@@ -39,9 +39,58 @@ struct FileKey {
     generation: u32,
 }
 
-/// Is the file in the workspace? Found out once per file; what falls out is found out again.
+/// What is remembered of a file.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Remembered {
+    key: FileKey,
+    /// Whether it is in the workspace: 0 if it is not, else the [`EPOCH`] in which its being read was counted, or
+    /// [`UNCOUNTED`].
+    state: u32,
+    reserved: u32,
+}
+
+/// How many files each CPU remembers.
+const SLOTS: u32 = 8192;
+
+/// The files that were seen last, each in the one slot that is its own: two files that share it push each other out,
+/// and what is out is found out again. A map with a list of the last used would cost each read three times as much.
 #[map]
-static FILES: LruHashMap<FileKey, u32> = LruHashMap::with_max_entries(65536, 0);
+static FILES: PerCpuArray<Remembered> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// In [`FILES`]: the file is in the workspace and has not been read yet.
+const UNCOUNTED: u32 = 1;
+
+/// One number that user space changes every ten seconds: reading a file counts once in each such time. A clock would
+/// cost each read more.
+#[map]
+static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Is this file of the workspace? And where that is remembered.
+#[inline(always)]
+pub fn in_workspace(watched: &Watched, file: u64, inode: u64) -> (bool, Option<*mut u32>) {
+    // SAFETY: a pointer to a map's value stays valid while the program runs.
+    let scope = unsafe { &*watched.scope };
+    if scope.workspace_inode == 0 {
+        return (false, None);
+    }
+    let key = FileKey {
+        scope: watched.id,
+        inode: read(inode + offset!(inode_ino)).unwrap_or(0),
+        device: path::device(inode),
+        generation: read(inode + offset!(inode_generation)).unwrap_or(0),
+    };
+    // Fibonacci hashing: the upper bits of the product are well mixed.
+    let mixed = (key.inode ^ u64::from(key.generation) << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let Some(slot) = FILES.get_ptr_mut((mixed >> 40) as u32 % SLOTS) else { return (false, None) };
+    // SAFETY: a per-CPU value, and programs do not move between CPUs.
+    let slot = unsafe { &mut *slot };
+    if slot.key != key {
+        slot.state = if path::in_workspace(file, scope) { UNCOUNTED } else { 0 };
+        slot.key = key;
+    }
+    (slot.state != 0, Some(&raw mut slot.state))
+}
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -69,9 +118,7 @@ pub fn exit_sendfile(ctx: TracePointContext) -> u32 {
 fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
     let watched = scope::watched()?;
     let bytes = result(ctx).filter(|bytes| *bytes > 0)? as u64;
-    // SAFETY: a pointer to a map's value stays valid while the program runs.
-    let scope = unsafe { *watched.scope };
-    if scope.workspace_inode == 0 {
+    if !wanted::kind(Kind::Read, &watched) {
         return None;
     }
     let file = stream::file(fd())?;
@@ -79,24 +126,20 @@ fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
     if !stream::is_regular(inode) {
         return None;
     }
-    let key = FileKey {
-        scope: watched.id,
-        inode: read(inode + offset!(inode_ino))?,
-        device: path::device(inode),
-        generation: read(inode + offset!(inode_generation)).unwrap_or(0),
-    };
-    // SAFETY: the value is a number; a torn read of it is not possible.
-    let known = unsafe { FILES.get(key) }.copied();
-    let in_workspace = match known {
-        Some(known) => known != 0,
-        None => {
-            let found = path::in_workspace(file, &scope);
-            let _ = FILES.insert(key, u32::from(found), 0);
-            found
+    if let (true, counted) = in_workspace(&watched, file, inode) {
+        let mut files = 0;
+        if let Some(counted) = counted {
+            let now = EPOCH.get(0).copied().unwrap_or(0);
+            // SAFETY: a pointer to a map's value stays valid while the program runs; two threads that read the file
+            // at once may both count it.
+            unsafe {
+                if *counted != now {
+                    *counted = now;
+                    files = 1;
+                }
+            }
         }
-    };
-    if in_workspace {
-        add(&READ, &watched, Kind::Read, bytes, READ_STEP);
+        add(&READ, &watched, Kind::Read, Sum { bytes, files }, READ_STEP);
     }
     Some(())
 }
@@ -109,6 +152,9 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(watched) = scope::watched() else { return 0 };
+    if !wanted::kind(Kind::Send, &watched) {
+        return 0;
+    }
     let sk = ctx.arg::<*const u8>(0) as u64;
     let peer = stream::peer(sk);
     let loopback = match peer.family {
@@ -120,7 +166,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
         _ => return 0,
     };
     if !loopback {
-        add(&SENT, &watched, Kind::Send, bytes as u64, SEND_STEP);
+        add(&WRITTEN, &watched, Kind::Send, Sum { bytes: bytes as u64, files: 0 }, SEND_STEP);
     }
     0
 }
@@ -128,51 +174,51 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
 /// Tells what an ending thread has not told yet.
 #[inline(always)]
 pub fn flush(watched: &Watched) {
-    let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
+    let tid: u32 = current().number(offset!(task_pid));
     flush_one(&READ, watched, Kind::Read, tid);
-    flush_one(&SENT, watched, Kind::Send, tid);
+    flush_one(&WRITTEN, watched, Kind::Send, tid);
 }
 
 #[inline(always)]
-fn flush_one(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, tid: u32) {
+fn flush_one(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, tid: u32) {
     if let Some(sum) = sums.get_ptr(tid) {
         // SAFETY: only this thread's own calls change its sum.
-        let bytes = unsafe { *sum };
+        let sum = unsafe { *sum };
         let _ = sums.remove(tid);
-        if bytes > 0 {
-            tell(watched, kind, bytes);
+        if sum.bytes > 0 {
+            tell(watched, kind, sum);
         }
     }
 }
 
 #[inline(always)]
-fn add(sums: &HashMap<u32, u64>, watched: &Watched, kind: Kind, bytes: u64, step: u64) {
-    let tid: u32 = read(current() + offset!(task_pid)).unwrap_or(0);
-    let told = match sums.get_ptr_mut(tid) {
-        Some(sum) => {
-            // SAFETY: only this thread's own calls change its sum.
-            let total = unsafe { *sum } + bytes;
-            let told = if total >= step { total } else { 0 };
-            // SAFETY: as above.
-            unsafe { *sum = total - told };
-            told
-        }
+fn add(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, more: Sum, step: u64) {
+    let tid: u32 = current().number(offset!(task_pid));
+    let Some(sum) = sums.get_ptr_mut(tid) else {
         // No room for another thread's sum: tell at once rather than lose it.
-        None if bytes >= step || sums.insert(tid, bytes, 0).is_err() => bytes,
-        None => 0,
+        if more.bytes >= step || sums.insert(tid, more, 0).is_err() {
+            tell(watched, kind, more);
+        }
+        return;
     };
-    if told > 0 {
+    // SAFETY: only this thread's own calls change its sum.
+    let sum = unsafe { &mut *sum };
+    sum.bytes += more.bytes;
+    sum.files += more.files;
+    if sum.bytes >= step || sum.files >= FILES_STEP {
+        let told = *sum;
+        *sum = Sum { bytes: 0, files: 0 };
         tell(watched, kind, told);
     }
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, kind: Kind, bytes: u64) {
+fn tell(watched: &Watched, kind: Kind, sum: Sum) {
     ring::send_in_place(kind, watched.id, |record: *mut SumRecord| {
         // SAFETY: the place is reserved.
         unsafe {
-            (*record).header = task::header(kind, watched);
-            (*record).body.bytes = bytes;
+            task::header(&raw mut (*record).header, kind, watched);
+            (*record).body = sum;
         }
     });
 }

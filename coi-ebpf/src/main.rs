@@ -1,20 +1,23 @@
 //! COI's kernel programs.
 //!
 //! Each looks up its task's watched ancestor cgroup ([`scope`]) first and leaves at once if there is none:
-//! one or two map look-ups is what they cost everybody else. They are tracepoints and raw tracepoints, so
-//! they work from Linux 5.15 on (`bpf_task_pt_regs`) without kprobes, fentry or LSM; `open` and `redirect`
-//! want the arguments of their system call only when it returns, and take them from the saved registers then,
-//! so that no program runs when a call begins.
+//! one or two map look-ups is what they cost everybody else. They are tracepoints, raw tracepoints and
+//! cgroup hooks, so they work from Linux 5.15 on (`bpf_task_pt_regs`) without kprobes, fentry or LSM; what is asked
+//! of a system call's arguments is asked when it returns, from the saved registers, so that no program runs when a
+//! call begins. What nobody wants ([`wanted`]) is not sent.
 //!
 //! Nothing here blocks or allocates. A record that finds no room in its ring is counted ([`ring`]).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod change;
 mod connect;
 mod exec;
 mod io;
 mod kernel;
+mod listen;
+mod name;
 mod open;
 mod path;
 mod process;
@@ -22,7 +25,10 @@ mod redirect;
 mod ring;
 mod scope;
 mod stream;
+mod syscall;
 mod task;
+mod uring;
+mod wanted;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,37 +1,43 @@
-//! Files are opened.
+//! Files are opened and mapped.
 //!
-//! What was opened is read from the open file when the call returns: its path, device and inode. Only where
-//! the call was refused is the caller's own text all there is; by then the kernel has read it itself, so it
-//! can be read without faulting.
+//! What was opened is read from the open file when the call returns: its path, device and inode. The caller's own
+//! text follows, so that user space can see where the two differ. Only where the call was refused is that text, and
+//! the directory it is relative to, all there is; by then the kernel has read it itself, so it can be read without
+//! faulting.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user_str,
     macros::{map, tracepoint},
     maps::PerCpuArray,
     programs::TracePointContext,
 };
-use coi_common::{
-    FLAG_PATH_AS_PASSED, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, Header, Kind, Open, PATH_KEPT,
-};
+use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Open};
 
 use crate::{
     exec::bounded,
-    kernel::{argument0, argument1, offset, pointer, read},
+    io,
+    kernel::{argument0, argument1, argument3, argument4, offset, pointer, read},
+    name::{self, AT_FDCWD, NAME_ROOM, Name},
     path::{self, PATH_SPACE},
-    ring, scope, stream, task,
+    ring::{self, Weight},
+    scope::{self, Watched},
+    stream, task, wanted,
 };
 
+/// `include/linux/fs.h`: this file may be written through.
+const FMODE_WRITE: u32 = 1 << 1;
 /// `include/linux/fs.h`: this open made the file.
 const FMODE_CREATED: u32 = 1 << 20;
 const EPERM: i64 = -1;
 const EACCES: i64 = -13;
+/// `include/uapi/linux/mman.h`: a mapping without a file.
+const MAP_ANONYMOUS: u64 = 0x20;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct OpenRecord {
     header: Header,
     body: Open,
-    path: [u8; PATH_SPACE],
+    names: [u8; NAME_ROOM],
 }
 
 /// Room to put a record together.
@@ -45,40 +51,93 @@ pub fn result(ctx: &TracePointContext) -> Option<i64> {
     unsafe { ctx.read_at(16) }.ok()
 }
 
-/// After openat(2) and openat2(2). Costs, watched: one to two microseconds. Linux 5.15 on.
+/// After openat(2), openat2(2) and open_by_handle_at(2). Costs, watched: some 150 ns to find that nobody wants it,
+/// one to two microseconds if somebody does. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_openat(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx, argument1);
+    let _ = opened(&ctx, || Name { directory: argument0() as i32, text: argument1() });
     0
 }
 
 /// After open(2) and creat(2). As [`exit_openat`].
 #[tracepoint]
 pub fn exit_open(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx, argument0);
+    let _ = opened(&ctx, || Name { directory: AT_FDCWD, text: argument0() });
+    0
+}
+
+/// After open_by_handle_at(2), whose caller passes no name. As [`exit_openat`].
+#[tracepoint]
+pub fn exit_open_handle(ctx: TracePointContext) -> u32 {
+    let _ = opened(&ctx, || Name { directory: AT_FDCWD, text: 0 });
+    0
+}
+
+/// After mmap(2): a file of the workspace can be read from now on without a call. As [`exit_openat`].
+#[tracepoint]
+pub fn exit_mmap(ctx: TracePointContext) -> u32 {
+    let _ = mapped(&ctx);
     0
 }
 
 #[inline(always)]
-fn opened(ctx: &TracePointContext, path: impl FnOnce() -> u64) -> Option<()> {
+fn opened(ctx: &TracePointContext, name: impl FnOnce() -> Name) -> Option<()> {
+    let watched = scope::watched()?;
     let result = result(ctx)?;
     if result < 0 {
-        return failed(ctx, Kind::Open, path);
+        return refused(&watched, Kind::Open, result, name());
     }
-    let watched = scope::watched()?;
     let file = stream::file(result as u64)?;
     let inode = pointer(file + offset!(file_inode))?;
     if stream::is_directory(inode) {
         return None;
     }
+    let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
+    let write = if mode & FMODE_WRITE != 0 { OPEN_WRITE } else { 0 };
+    let create = if mode & FMODE_CREATED != 0 { OPEN_CREATE } else { 0 };
+    // Where a named pipe leads is for user space to follow, whatever rules say.
+    if !stream::is_fifo(inode)
+        && !wanted::open(&watched, file, write | create, || io::in_workspace(&watched, file, inode).0)
+    {
+        return None;
+    }
+    tell(&watched, Kind::Open, file, inode, mode, name().text)
+}
+
+#[inline(always)]
+fn mapped(ctx: &TracePointContext) -> Option<()> {
+    let watched = scope::watched()?;
+    if result(ctx)? < 0 && result(ctx)? > -4096 || argument3() & MAP_ANONYMOUS != 0 {
+        return None;
+    }
+    if !wanted::kind(Kind::Map, &watched) {
+        return None;
+    }
+    let file = stream::file(argument4())?;
+    let inode = pointer(file + offset!(file_inode))?;
+    if !stream::is_regular(inode) || !io::in_workspace(&watched, file, inode).0 {
+        return None;
+    }
+    let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
+    tell(&watched, Kind::Map, file, inode, mode, 0)
+}
+
+#[inline(always)]
+fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u64) -> Option<()> {
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
-    record.header = task::header(Kind::Open, &watched);
-    let (path_len, flags) = path::write(file, record.path.as_mut_ptr());
+    // SAFETY: the record is ours.
+    unsafe { task::header(&raw mut record.header, kind, watched) };
+    let to = record.names.as_mut_ptr();
+    let (path_len, flags) = path::write(path::of_file(file), to);
     let path_len = bounded(path_len, PATH_SPACE as u64);
     record.header.flags |= flags;
-    let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
+    let mut passed_len = 0;
+    if text != 0 {
+        // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
+        (passed_len, _) = name::write_text(text, unsafe { to.add(path_len as usize) });
+    }
     record.body = Open {
         inode: read(inode + offset!(inode_ino)).unwrap_or(0),
         device: path::device(inode),
@@ -87,36 +146,38 @@ fn opened(ctx: &TracePointContext, path: impl FnOnce() -> u64) -> Option<()> {
         created: u32::from(mode & FMODE_CREATED != 0),
         path_len: path_len as u32,
         mode: u32::from(read::<u16>(inode + offset!(inode_mode)).unwrap_or(0)),
+        passed_len: passed_len as u32,
+        reserved: 0,
     };
-    let len = size_of::<Header>() + size_of::<Open>() + path_len as usize;
-    // SAFETY: `len` is at most the record's size, and what is unread of the path is an older record's bytes.
-    unsafe { ring::send(Kind::Open, watched.id, (&raw const *record).cast(), len) };
+    let names = bounded(path_len + passed_len, NAME_ROOM as u64) as usize;
+    let len = size_of::<Header>() + size_of::<Open>() + names;
+    // SAFETY: `len` is at most the record's size, and what is unread of the names is older records' bytes.
+    unsafe { ring::send(kind, Weight::Bulk, watched.id, (&raw const *record).cast(), len) };
     Some(())
 }
 
-/// Tells of a call that was refused for want of permission, with the text at `path()`.
+/// Tells of a call that was refused for want of permission, with what the caller passed.
 #[inline(always)]
-pub fn failed(ctx: &TracePointContext, kind: Kind, path: impl FnOnce() -> u64) -> Option<()> {
-    let result = result(ctx).filter(|result| matches!(*result, EPERM | EACCES))?;
-    let watched = scope::watched()?;
+pub fn refused(watched: &Watched, kind: Kind, result: i64, name: Name) -> Option<()> {
+    if !matches!(result, EPERM | EACCES) || !wanted::kind(kind, watched) {
+        return None;
+    }
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
-    record.header = task::header(kind, &watched);
-    record.header.flags |= FLAG_PATH_AS_PASSED;
-    // SAFETY: the record has room for PATH_KEPT bytes; the helper checks the address itself.
-    let read = unsafe {
-        bpf_probe_read_user_str(record.path.as_mut_ptr().cast(), PATH_KEPT as u32, path() as *const _)
+    // SAFETY: the record is ours.
+    unsafe { task::header(&raw mut record.header, kind, watched) };
+    let written = name::write(name, record.names.as_mut_ptr());
+    record.header.flags |= FLAG_PATH_AS_PASSED | written.flags;
+    record.body = Open {
+        result: result as i32,
+        path_len: written.place as u32,
+        passed_len: written.text as u32,
+        ..Open::default()
     };
-    if read <= 0 {
-        record.header.flags |= FLAG_PATH_UNREADABLE;
-    } else if read == PATH_KEPT as i64 {
-        record.header.flags |= FLAG_PATH_TRUNCATED;
-    }
-    let path_len = if read <= 0 { 0 } else { bounded(read as u64, PATH_KEPT as u64) };
-    record.body = Open { result: result as i32, path_len: path_len as u32, ..Open::default() };
-    let len = size_of::<Header>() + size_of::<Open>() + path_len as usize;
+    let names = bounded(written.place + written.text, NAME_ROOM as u64) as usize;
+    let len = size_of::<Header>() + size_of::<Open>() + names;
     // SAFETY: as above.
-    unsafe { ring::send(kind, watched.id, (&raw const *record).cast(), len) };
+    unsafe { ring::send(kind, Weight::of(kind), watched.id, (&raw const *record).cast(), len) };
     Some(())
 }

@@ -9,9 +9,11 @@
 //! one step look the same to it at the next one, and it checks some forty steps instead of 2^40 ways.
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::map, maps::PerCpuArray};
-use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope};
+use coi_common::{
+    FLAG_PATH_NOWHERE, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope,
+};
 
-use crate::kernel::{current, offset, pointer, read};
+use crate::kernel::{Structure, current, offset, pointer, read};
 
 /// Room for a path: the last part may begin just below the limit.
 pub const PATH_SPACE: usize = PATH_KEPT + NAME_SPACE;
@@ -43,18 +45,18 @@ enum Step {
 }
 
 impl Walk {
+    /// Begins at a `struct path`.
     #[inline(always)]
-    fn begin(file: u64) -> Option<*mut Self> {
+    fn begin(path: u64) -> Option<*mut Self> {
         let walk = WALKS.get_ptr_mut(0)?;
-        let path = file + offset!(file_path);
-        let root = pointer(current() + offset!(task_fs))? + offset!(fs_root);
+        let fs = current().follow(offset!(task_fs))?;
         // SAFETY: a per-CPU value, and programs do not move between CPUs.
         unsafe {
             *walk = Self {
                 mnt: pointer(path + offset!(path_mnt))?,
                 dentry: pointer(path + offset!(path_dentry))?,
-                root_mnt: read(root + offset!(path_mnt))?,
-                root_dentry: read(root + offset!(path_dentry))?,
+                root_mnt: fs.number(offset!(fs_root) + offset!(path_mnt)),
+                root_dentry: fs.number(offset!(fs_root) + offset!(path_dentry)),
                 len: 0,
             };
         }
@@ -99,10 +101,22 @@ impl Walk {
     }
 }
 
-/// Writes a file's path; gives its length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
+/// Where an open file's `struct path` is.
 #[inline(always)]
-pub fn write(file: u64, to: *mut u8) -> (u64, u32) {
-    let Some(walk) = Walk::begin(file) else { return (0, FLAG_PATH_UNREADABLE) };
+pub fn of_file(file: u64) -> u64 {
+    file + offset!(file_path)
+}
+
+/// Where the `struct path` of the acting task's working directory is.
+#[inline(always)]
+pub fn working_directory() -> Option<u64> {
+    Some(current().follow(offset!(task_fs))?.address() + offset!(fs_pwd))
+}
+
+/// Writes what a `struct path` is called; gives the length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
+#[inline(always)]
+pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
+    let Some(walk) = Walk::begin(path) else { return (0, FLAG_PATH_UNREADABLE) };
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
         let (dentry, parent) = match unsafe { Walk::step(walk) } {
@@ -127,7 +141,7 @@ pub fn write(file: u64, to: *mut u8) -> (u64, u32) {
         unsafe { core::ptr::write_volatile(&raw mut (*walk).len, at + written as u64) };
         if parent == dentry {
             // A file without a directory: a memfd, a pipe.
-            return (Walk::len(walk), 0);
+            return (Walk::len(walk), FLAG_PATH_NOWHERE);
         }
     }
     (Walk::len(walk), FLAG_PATH_TRUNCATED)
@@ -136,7 +150,7 @@ pub fn write(file: u64, to: *mut u8) -> (u64, u32) {
 /// Is the file below the workspace's directory, through whatever mount?
 #[inline(always)]
 pub fn in_workspace(file: u64, scope: &Scope) -> bool {
-    let Some(walk) = Walk::begin(file) else { return false };
+    let Some(walk) = Walk::begin(of_file(file)) else { return false };
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
         let (dentry, parent) = match unsafe { Walk::step(walk) } {
@@ -156,6 +170,30 @@ pub fn in_workspace(file: u64, scope: &Scope) -> bool {
         }
     }
     false
+}
+
+/// Is a part above the last one passed by `is_it`?
+#[inline(always)]
+pub fn any_directory(file: u64, is_it: impl Fn(u64) -> bool) -> bool {
+    let Some(walk) = Walk::begin(of_file(file)) else { return true };
+    let mut last = true;
+    for _ in 0..PATH_DEPTH {
+        // SAFETY: the walk has begun.
+        let (dentry, parent) = match unsafe { Walk::step(walk) } {
+            Step::Entry { dentry, parent } => (dentry, parent),
+            Step::Mount => continue,
+            Step::End => return false,
+        };
+        if !last && is_it(dentry) {
+            return true;
+        }
+        last = false;
+        if parent == dentry {
+            return false;
+        }
+    }
+    // What is too deep to be looked through is not to be missed.
+    true
 }
 
 /// The device number of an inode's file system.

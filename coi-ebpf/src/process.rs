@@ -5,7 +5,7 @@ use coi_common::{Exit, Fork, Header, Kind};
 
 use crate::{
     io,
-    kernel::{current, offset, pointer, read},
+    kernel::{Structure, current, offset, read},
     ring, scope, task,
 };
 
@@ -35,7 +35,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     }
     ring::send_in_place(Kind::Fork, watched.id, |record: *mut ForkRecord| {
         // SAFETY: the place is reserved.
-        unsafe { (*record).header = task::header_of(child, Kind::Fork, watched.flags(), watched.id) };
+        unsafe { task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id) };
     });
     0
 }
@@ -46,17 +46,15 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let Some(watched) = scope::watched() else { return 0 };
     io::flush(&watched);
     let task = current();
-    let live: u32 = pointer(task + offset!(task_signal))
-        .and_then(|signal| read(signal + offset!(signal_live)))
-        .unwrap_or(0);
+    let live: u32 = task.follow(offset!(task_signal)).map_or(0, |signal| signal.number(offset!(signal_live)));
     if live != 0 {
         return 0;
     }
     ring::send_in_place(Kind::Exit, watched.id, |record: *mut ExitRecord| {
         // SAFETY: the place is reserved.
         unsafe {
-            (*record).header = task::header(Kind::Exit, &watched);
-            (*record).body.status = read(task + offset!(task_exit_code)).unwrap_or(0);
+            task::header(&raw mut (*record).header, Kind::Exit, &watched);
+            (*record).body.status = task.number(offset!(task_exit_code));
         }
     });
     // SAFETY: a pointer to a map's value stays valid while the program runs.

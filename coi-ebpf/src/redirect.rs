@@ -42,7 +42,7 @@ fn duplicated(ctx: &TracePointContext) -> Option<()> {
     ring::send_in_place(Kind::Redirect, watched.id, |record: *mut RedirectRecord| {
         // SAFETY: the place is reserved.
         unsafe {
-            (*record).header = task::header(Kind::Redirect, &watched);
+            task::header(&raw mut (*record).header, Kind::Redirect, &watched);
             stream::stdio(&raw mut (*record).body.stdio);
             (*record).body.fd = fd as u32;
         }

@@ -14,7 +14,11 @@ use aya_ebpf::{
 };
 use coi_common::{CGROUP_PATH, Cgroup, FLAG_SETUP, Header, Kind, Scope};
 
-use crate::{kernel, ring, task};
+use crate::{
+    kernel,
+    ring::{self, Weight},
+    task,
+};
 
 /// The deepest level at which a cgroup may be watched.
 const MAX_LEVEL: u32 = 8;
@@ -132,6 +136,7 @@ fn made(ctx: &TracePointContext) -> Option<()> {
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let mut scope = unsafe { *EXPECTED.get_ptr(record.path)? };
     scope.level = fields.level;
+    ring::begin(fields.id, scope.everything);
     SCOPES.insert(fields.id, scope, 0).ok()?;
     if let Some(levels) = LEVELS.get_ptr_mut(0) {
         // SAFETY: as above; two cgroups made at once at two levels could lose one bit; user space sets the
@@ -161,6 +166,7 @@ fn removed(ctx: &TracePointContext) -> Option<()> {
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
     announce(record, Kind::CgroupGone, fields.id, fields.level, 0, fields.path);
+    ring::end(fields.id);
     Some(())
 }
 
@@ -170,8 +176,9 @@ fn announce(record: &mut CgroupRecord, kind: Kind, id: u64, level: u32, path_len
     // SAFETY: the helper checks the address itself.
     let read = unsafe { bpf_probe_read_kernel_str_bytes(path, &mut record.path) };
     let path_len = read.map_or(path_len, |bytes| bytes.len() as u32 + 1);
-    record.header = task::header_of(kernel::current(), kind, 0, id);
+    // SAFETY: the record is ours.
+    unsafe { task::header_of(&raw mut record.header, kernel::current(), kind, 0, id) };
     record.body = Cgroup { id, level, path_len };
     // SAFETY: the whole record is initialised.
-    unsafe { ring::send(kind, id, (&raw const *record).cast(), size_of::<CgroupRecord>()) };
+    unsafe { ring::send(kind, Weight::Decisive, id, (&raw const *record).cast(), size_of::<CgroupRecord>()) };
 }

@@ -2,7 +2,7 @@
 
 use coi_common::{Address, Stream, StreamKind};
 
-use crate::kernel::{current, offset, pointer, read};
+use crate::kernel::{Structure, current, offset, pointer, read};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -25,18 +25,24 @@ pub const AF_INET6: u16 = 10;
 /// The acting task's open file with this descriptor.
 #[inline(always)]
 pub fn file(fd: u64) -> Option<u64> {
-    let files = pointer(current() + offset!(task_files))?;
-    let table = pointer(files + offset!(files_fdt))?;
-    if fd >= u64::from(read::<u32>(table + offset!(fdt_max_fds))?) {
+    let table = current().follow(offset!(task_files))?.follow(offset!(files_fdt))?;
+    if fd >= u64::from(table.number::<u32>(offset!(fdt_max_fds))) {
         return None;
     }
-    pointer(pointer(table + offset!(fdt_fd))? + 8 * fd)
+    // An array of pointers, of which the verifier knows no type.
+    pointer(table.number::<u64>(offset!(fdt_fd)) + 8 * fd)
 }
 
 /// Is it a regular file?
 #[inline(always)]
 pub fn is_regular(inode: u64) -> bool {
     read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFREG
+}
+
+/// Is it a named pipe?
+#[inline(always)]
+pub fn is_fifo(inode: u64) -> bool {
+    read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFIFO
 }
 
 /// Is it a directory?
@@ -77,6 +83,20 @@ pub fn peer(sk: u64) -> Address {
     }
     let port = u16::from_be(read(sk + offset!(sk_dport)).unwrap_or(0));
     Address { ip, family, port }
+}
+
+/// A socket's own address.
+#[inline(always)]
+pub fn own(sk: u64) -> Address {
+    let family: u16 = read(sk + offset!(sk_family)).unwrap_or(0);
+    let mut ip = [0; 16];
+    if family == AF_INET {
+        let v4: [u8; 4] = read(sk + offset!(sk_rcv_saddr)).unwrap_or([0; 4]);
+        ip[..4].copy_from_slice(&v4);
+    } else if family == AF_INET6 {
+        ip = read(sk + offset!(sk_v6_rcv_saddr)).unwrap_or(ip);
+    }
+    Address { ip, family, port: read(sk + offset!(sk_num)).unwrap_or(0) }
 }
 
 /// Standard input, output and error of the acting task.

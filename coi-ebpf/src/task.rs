@@ -4,51 +4,69 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use coi_common::{Header, Kind};
 
 use crate::{
-    kernel::{current, offset, pointer, read},
+    kernel::{Structure, current, offset, read},
     scope::Watched,
 };
 
 const PIDTYPE_PGID: u64 = 2;
 const PIDTYPE_SID: u64 = 3;
 
-/// The header of a record about the acting task.
+/// Writes the header of a record about the acting task.
+///
+/// # Safety
+/// `to` may be written to.
 #[inline(always)]
-pub fn header(kind: Kind, watched: &Watched) -> Header {
-    header_of(current(), kind, watched.flags(), watched.id)
+pub unsafe fn header(to: *mut Header, kind: Kind, watched: &Watched) {
+    // SAFETY: the caller's promise.
+    unsafe { header_of(to, current(), kind, watched.flags(), watched.id) };
 }
 
-/// The header of a record about this task.
+/// Writes the header of a record about this task. In place: a program's stack has 512 bytes.
+///
+/// # Safety
+/// `to` may be written to.
 #[inline(always)]
-pub fn header_of(task: u64, kind: Kind, flags: u32, scope: u64) -> Header {
-    let leader = pointer(task + offset!(task_group_leader)).unwrap_or(task);
-    let parent = pointer(task + offset!(task_real_parent)).unwrap_or(0);
-    let parent_leader = pointer(parent + offset!(task_group_leader)).unwrap_or(parent);
-    let signal = pointer(task + offset!(task_signal)).unwrap_or(0);
-    Header {
-        // SAFETY: no arguments, cannot fail.
-        time: unsafe { bpf_ktime_get_boot_ns() },
-        scope,
-        start_time: read(leader + offset!(task_start_boottime)).unwrap_or(0),
-        parent_start_time: read(parent_leader + offset!(task_start_boottime)).unwrap_or(0),
-        kind: kind as u32,
-        flags,
-        tgid: read(task + offset!(task_tgid)).unwrap_or(0),
-        tid: read(task + offset!(task_pid)).unwrap_or(0),
-        vpid: innermost(leader).map_or(0, |innermost| innermost.number),
-        parent_tgid: read(parent + offset!(task_tgid)).unwrap_or(0),
-        pgid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_PGID)),
-        sid: number_of(pointer(signal + offset!(signal_pids) + 8 * PIDTYPE_SID)),
-        uid: pointer(task + offset!(task_cred))
-            .and_then(|cred| read(cred + offset!(cred_euid)))
-            .unwrap_or(u32::MAX),
-        reserved: 0,
+pub unsafe fn header_of(to: *mut Header, task: impl Structure, kind: Kind, flags: u32, scope: u64) {
+    // SAFETY: the caller's promise; the helper takes no arguments and cannot fail.
+    unsafe {
+        (*to).time = bpf_ktime_get_boot_ns();
+        (*to).scope = scope;
+        (*to).kind = kind as u32;
+        (*to).flags = flags;
+        (*to).tgid = task.number(offset!(task_tgid));
+        (*to).tid = task.number(offset!(task_pid));
+        (*to).vpid = 0;
+        (*to).start_time = 0;
+        if let Some(leader) = task.follow(offset!(task_group_leader)) {
+            (*to).start_time = leader.number(offset!(task_start_boottime));
+            (*to).vpid = innermost(leader).map_or(0, |innermost| innermost.number);
+        }
+        (*to).parent_tgid = 0;
+        (*to).parent_start_time = 0;
+        if let Some(parent) = task.follow(offset!(task_real_parent)) {
+            (*to).parent_tgid = parent.number(offset!(task_tgid));
+            if let Some(leader) = parent.follow(offset!(task_group_leader)) {
+                (*to).parent_start_time = leader.number(offset!(task_start_boottime));
+            }
+        }
+        (*to).pgid = 0;
+        (*to).sid = 0;
+        if let Some(signal) = task.follow(offset!(task_signal)) {
+            let number = |place| {
+                let pid = signal.follow(offset!(signal_pids) + 8 * place);
+                pid.map_or(0, |pid| pid.number(offset!(pid_numbers)))
+            };
+            (*to).pgid = number(PIDTYPE_PGID);
+            (*to).sid = number(PIDTYPE_SID);
+        }
+        (*to).uid = u32::MAX;
+        (*to).reserved = 0;
+        (*to).capabilities = 0;
+        if let Some(cred) = task.follow(offset!(task_cred)) {
+            (*to).uid = cred.number(offset!(cred_euid));
+            (*to).capabilities = cred.number(offset!(cred_cap_effective));
+        }
     }
-}
-
-/// A struct pid's number on the host.
-#[inline(always)]
-fn number_of(pid: Option<u64>) -> u32 {
-    pid.and_then(|pid| read(pid + offset!(pid_numbers))).unwrap_or(0)
 }
 
 /// A task's place in its own PID namespace.
@@ -64,9 +82,10 @@ pub struct Innermost {
 
 /// A task's place in its own PID namespace.
 #[inline(always)]
-pub fn innermost(task: u64) -> Option<Innermost> {
-    let pid = pointer(task + offset!(task_thread_pid))?;
-    let level: u32 = read(pid + offset!(pid_level))?;
-    let upid = pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
+pub fn innermost(task: impl Structure) -> Option<Innermost> {
+    let pid = task.follow(offset!(task_thread_pid))?;
+    let level: u32 = pid.number(offset!(pid_level));
+    // An index that the verifier does not know.
+    let upid = pid.address() + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
     Some(Innermost { level, number: read(upid)?, namespace: read(upid + offset!(upid_ns))? })
 }

@@ -77,8 +77,9 @@ fn volume_alone_freezes_where_it_is_told_to() {
     let coi = Coi::with_daemon(&["--config", config.path().to_str().unwrap()]);
     let name = coi.container();
     coi.bulk();
-    let go = Gate::new(&coi, "go");
-    let script = "read x <go; cat data/* >/dev/null; echo swept";
+    let (go, on) = (Gate::new(&coi, "go"), Gate::new(&coi, "on"));
+    // It waits: what has read everything in a few milliseconds would be over before it is frozen.
+    let script = "read x <go; cat data/* >/dev/null; read x <on; echo swept";
     let run = coi.start(&["run", "--image", DEFAULT, "--", "sh", "-c", script]);
     let go = go.reached();
     let viewer = Viewer::attach(&coi, &name);
@@ -86,5 +87,6 @@ fn volume_alone_freezes_where_it_is_told_to() {
     frozen(&coi, &viewer, "bulk-read-volume", 1);
     // `resume` is another word for it; what is left is below the threshold.
     coi.coi(&["resume", &name]).expect(0);
+    on.reached().open();
     assert_eq!(run.finish().expect(0).text(), "swept\n");
 }

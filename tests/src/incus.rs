@@ -108,6 +108,22 @@ pub fn assert_forgotten(name: &str, workspace: &Path) {
     assert!(left.is_empty(), "cgroups are left: {left:?}");
 }
 
+/// Asserts that no process of a container runs.
+#[track_caller]
+pub fn assert_still(name: &str) {
+    let cgroup = cgroups().join(format!("lxc.payload.{name}"));
+    let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap();
+    let events = read("cgroup.events");
+    if !events.lines().any(|line| line == "frozen 1") {
+        let states = end(Command::new("grep").args(["-r", "."]).arg(&cgroup).args([
+            "--include=cgroup.freeze",
+            "--include=cgroup.procs",
+            "--include=cgroup.events",
+        ]));
+        panic!("cgroup.freeze: {}; cgroup.events: {events}; {}", read("cgroup.freeze"), states.text());
+    }
+}
+
 fn children(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).unwrap().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()

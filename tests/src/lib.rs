@@ -114,9 +114,7 @@ impl Coi {
         let row = list.as_array().unwrap().iter().find(|row| row["name"] == name.as_str()).unwrap();
         assert_eq!((&row["status"], &row["watched"]), (&"frozen".into(), &true.into()));
         assert_eq!(incus::status(&name), "Frozen");
-        let events =
-            fs::read_to_string(incus::cgroups().join(format!("lxc.payload.{name}/cgroup.events"))).unwrap();
-        assert!(events.lines().any(|line| line == "frozen 1"), "{events}");
+        incus::assert_still(&name);
         let freeze = (rule.to_owned(), "freeze".to_owned(), "success".to_owned());
         assert_eq!(actions(&self.audit(&name)), vec![freeze; times]);
     }

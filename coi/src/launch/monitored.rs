@@ -200,6 +200,6 @@ async fn arm(daemon: &Client, request: &WatchRequest) -> Result<(Watch, Events),
     // A daemon that has nothing to watch ends; the making of a container gives it time to.
     let daemon = daemon.clone().ensure().await?;
     let watch = daemon.watch(request).await?;
-    let events = daemon.events(&watch.name).await?;
+    let events = daemon.alerts(&watch.name).await?;
     Ok((watch, events))
 }

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod cgroup;
 pub mod event;
+mod filter;
 pub mod lineage;
 pub mod pipeline;
 pub mod respond;

@@ -9,15 +9,18 @@ use std::{
     os::fd::AsFd as _,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc as std_mpsc,
     },
     time::{Duration, Instant},
 };
 
 use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        time::TimeSpec,
+    },
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -25,6 +28,7 @@ use super::{
     audit,
     cgroup::{Cgroup, level},
     event::{Container, Event, EventKind},
+    filter::filter,
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     respond::{RespondError, action_for},
     rules::{Alert, Engine, RuleSet},
@@ -37,6 +41,13 @@ use super::{
 
 /// How often the loss counters are looked at.
 const LOSS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the rings are looked at by the clock after something has come; until then nobody need wake the reader, which
+/// would cost the watched process microseconds each time.
+const BUSY: Duration = Duration::from_millis(3);
+/// How often they are looked at meanwhile.
+const LOOK: Duration = Duration::from_micros(150);
+/// The first sleep after that; see [`Sensor::sleeps`].
+const NAP: Duration = Duration::from_millis(1);
 /// After an unclean end LXC appends -1, -2 and so on to a container's cgroup; so many are expected.
 const SUFFIXES: u32 = 9;
 
@@ -54,6 +65,8 @@ pub struct Watched {
     pub scope: coi_common::Scope,
     /// Who looks on.
     pub viewers: broadcast::Sender<Shown>,
+    /// How many of them want to see every event, not only alerts.
+    pub onlookers: AtomicUsize,
     /// Its task.
     pub notes: mpsc::Sender<Note>,
     /// Notes that found no room.
@@ -135,6 +148,7 @@ enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
     Stop,
 }
@@ -144,6 +158,17 @@ enum Command {
 pub struct Handle {
     commands: std_mpsc::Sender<Command>,
     wake: Arc<EventFd>,
+}
+
+/// Why the pipeline cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel side could not be told what the rules want.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    /// There is no thread or descriptor to be had.
+    #[error("the monitor's thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// The pipeline's thread has ended; it does so only by a panic.
@@ -182,6 +207,15 @@ impl Handle {
         answer.await.map_err(|_| Ended)
     }
 
+    /// Somebody wants to see every event from now on.
+    pub async fn look(&self, watched: Arc<Watched>) -> Result<Result<Onlooker, SensorError>, Ended> {
+        watched.onlookers.fetch_add(1, Ordering::Relaxed);
+        let onlooker = Onlooker { watched: Arc::clone(&watched), pipeline: self.clone() };
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(watched, Some(reply)))?;
+        Ok(answer.await.map_err(|_| Ended)?.map(|()| onlooker))
+    }
+
     /// Watches one cgroup no longer: it has turned out to be somebody else's.
     pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
         self.send(Command::Drop(id))
@@ -194,10 +228,30 @@ impl Handle {
     }
 }
 
+/// Somebody who wants to see every event, until this is dropped.
+pub struct Onlooker {
+    watched: Arc<Watched>,
+    pipeline: Handle,
+}
+
+impl Drop for Onlooker {
+    fn drop(&mut self) {
+        self.watched.onlookers.fetch_sub(1, Ordering::Relaxed);
+        // A pipeline that has ended shows nothing anyway.
+        let _ = self.pipeline.send(Command::Look(Arc::clone(&self.watched), None));
+    }
+}
+
 /// Starts the pipeline.
-pub fn start(sensor: Sensor, rules: Arc<RuleSet>) -> std::io::Result<(Handle, std::thread::JoinHandle<()>)> {
+pub fn start(
+    mut sensor: Sensor,
+    rules: Arc<RuleSet>,
+) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
+    sensor.want(&filter(&rules.wanted()))?;
     let (commands, inbox) = std_mpsc::channel();
-    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    let wake = Arc::new(
+        EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?,
+    );
     let handle = Handle { commands, wake: Arc::clone(&wake) };
     let pipeline = Pipeline {
         sensor,
@@ -231,6 +285,19 @@ struct Pipeline {
     alerts: Vec<Alert>,
 }
 
+/// How long nothing has come.
+struct Quiet {
+    since: Instant,
+    /// The reader has slept for a moment since.
+    napped: bool,
+}
+
+impl Quiet {
+    fn since(since: Instant) -> Self {
+        Self { since, napped: false }
+    }
+}
+
 /// A watched cgroup that exists.
 struct Scoped {
     watched: Arc<Watched>,
@@ -244,16 +311,22 @@ struct Scoped {
 impl Pipeline {
     fn run(mut self) {
         hurry();
-        let mut losses_due = Instant::now() + LOSS_INTERVAL;
+        let mut losses_due = Instant::now();
+        let mut quiet = Quiet::since(Instant::now());
         loop {
-            self.wait();
+            self.wait(&mut quiet);
             // Commands are taken first and carried out last: what happened before somebody asked is judged
             // before the answer.
             let commands: Vec<_> = self.inbox.try_iter().collect();
             self.sensor.drain(&mut self.raw);
             if Instant::now() >= losses_due {
+                let told = self.sensor.tick();
+                self.complain(told, "files that are read again may not count");
                 self.sensor.losses(&mut self.raw);
                 losses_due = Instant::now() + LOSS_INTERVAL;
+            }
+            if !self.raw.is_empty() {
+                quiet = Quiet::since(Instant::now());
             }
             let mut raw = std::mem::take(&mut self.raw);
             for event in raw.drain(..) {
@@ -272,6 +345,15 @@ impl Pipeline {
                         self.rearm(&watched);
                         let _ = reply.send(());
                     }
+                    Command::Look(watched, reply) => {
+                        let looked = self.look(&watched);
+                        match reply {
+                            Some(reply) => {
+                                let _ = reply.send(looked);
+                            }
+                            None => self.complain(looked, "more events are sent than anybody wants"),
+                        }
+                    }
                     Command::Drop(id) => {
                         if let Err(error) = self.sensor.unwatch(id) {
                             tracing::error!(%error, id, "a cgroup that is not to be watched still is");
@@ -284,17 +366,49 @@ impl Pipeline {
         }
     }
 
-    fn wait(&self) {
-        let timeout = if self.scopes.is_empty() { LOSS_INTERVAL } else { BULK_INTERVAL };
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
-        let mut fds = [
-            PollFd::new(self.sensor.wakes(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
-        // An interrupted wait is one that has ended.
-        let _ = poll(&mut fds, timeout);
+    /// Waits until there may be something to do.
+    fn wait(&mut self, quiet: &mut Quiet) {
+        let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
+        if self.scopes.is_empty() || quiet.since.elapsed() >= BUSY {
+            let awake = self.sensor.sleeps();
+            self.complain(awake, "the monitor may notice things late");
+            let sleep = match (quiet.napped, self.scopes.is_empty()) {
+                (false, _) => NAP,
+                (true, true) => LOSS_INTERVAL,
+                (true, false) => BULK_INTERVAL,
+            };
+            quiet.napped = true;
+            let rings = PollFd::new(self.sensor.wakes(), PollFlags::POLLIN);
+            // An interrupted wait is one that has ended.
+            let _ = ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None);
+            let asleep = self.sensor.is_awake();
+            self.complain(asleep, "watched processes wake the monitor more often than they need");
+        } else {
+            let _ = ppoll(&mut [commands], Some(TimeSpec::from_duration(LOOK)), None);
+        }
         // Empty if nobody called.
         let _ = self.wake.read();
+    }
+
+    fn complain(&self, result: Result<(), SensorError>, what: &str) {
+        if let Err(error) = result {
+            tracing::error!(%error, "{what}");
+        }
+    }
+
+    /// Tells the kernel side whether every event of a container is wanted.
+    fn look(&mut self, watched: &Arc<Watched>) -> Result<(), SensorError> {
+        let everything = watched.onlookers.load(Ordering::Relaxed) > 0;
+        let expected = self.expected.iter().filter(|(_, other)| Arc::ptr_eq(other, watched));
+        let paths: Vec<_> = expected.map(|(path, _)| path.clone()).collect();
+        for path in paths {
+            let scope = coi_common::Scope { everything: everything.into(), ..watched.scope };
+            self.sensor.expect(&path, scope)?;
+        }
+        for id in self.ids(watched) {
+            self.sensor.want_everything(id, everything)?;
+        }
+        Ok(())
     }
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
@@ -352,6 +466,9 @@ impl Pipeline {
         if let Some(cgroup) = &cgroup {
             watched.tell(Note::Made(Arc::clone(cgroup)));
         }
+        let everything = watched.onlookers.load(Ordering::Relaxed) > 0;
+        let wanted = self.sensor.want_everything(id, everything);
+        self.complain(wanted, "some events may not be shown");
         self.scopes.insert(id, Scoped { watched, cgroup, uid_map: Vec::new(), done: None });
     }
 
@@ -373,10 +490,17 @@ impl Pipeline {
                 return;
             }
             Body::CgroupGone(gone) => {
+                // What was lost of it can be told only now.
+                let mut losses = Vec::new();
+                self.sensor.losses(&mut losses);
+                for loss in losses {
+                    self.take(loss);
+                }
                 if let Some(scoped) = self.scopes.get(&gone.id) {
                     scoped.watched.tell(Note::Gone);
                     self.ended(gone.id);
                 }
+                self.sensor.forget(gone.id);
                 return;
             }
             _ => {}
@@ -461,7 +585,7 @@ impl Watched {
     }
 
     fn show(&self, event: Event) {
-        if self.viewers.receiver_count() > 0 {
+        if self.onlookers.load(Ordering::Relaxed) > 0 {
             // Nobody there any more is no failure.
             let _ = self.viewers.send(Shown::Event(Arc::new(event)));
         }
@@ -471,6 +595,11 @@ impl Watched {
 /// Puts this thread before others where processors are scarce: it decides in microseconds, and what it decides
 /// on is worth it.
 fn hurry() {
+    // Looking by the clock needs one that is exact; the kernel rounds an ordinary thread's sleep up by 50 us.
+    let exact = nix::sys::prctl::set_timerslack(1);
+    if let Err(error) = exact {
+        tracing::warn!(%error, "the monitor's thread looks less often than it should");
+    }
     // SAFETY: plain numbers; 0 is the calling thread.
     let set = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
     if set != 0 {

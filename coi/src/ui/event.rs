@@ -16,6 +16,7 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
     let style = style(line);
     let (what, rest) = match line.event.kind.as_str() {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
+        "coverage" => return coverage(line),
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
         _ => (plain(&line.event.action).into_owned(), detail(line)),
     };
@@ -44,18 +45,40 @@ fn detail(line: &Line) -> String {
         ("exec" | "exec-failed", command) if !command.is_empty() => plain(command).into_owned(),
         _ => who.into_owned(),
     };
-    // Writing to a string cannot fail.
-    if !line.destination.ip.is_empty() {
-        let _ = match line.destination.port {
-            Some(port) if line.destination.ip.contains(':') => {
-                write!(text, " -> [{}]:{port}", plain(&line.destination.ip))
-            }
-            Some(port) => write!(text, " -> {}:{port}", plain(&line.destination.ip)),
-            None => write!(text, " -> {}", plain(&line.destination.ip)),
-        };
+    for (arrow, end) in [(" -> ", &line.destination), (" at ", &line.server)] {
+        if !end.ip.is_empty() {
+            text.push_str(arrow);
+            text.push_str(&address(&end.ip, end.port));
+        }
     }
-    if !line.file.path.is_empty() {
-        let _ = write!(text, " {}", plain(&line.file.path));
+    let coi = &line.coi;
+    let words = [
+        ("", &coi.file.change),
+        ("", &coi.syscall.name),
+        ("", &coi.io_uring.opcode),
+        ("-> ", &coi.socket.path),
+        ("", &line.file.path),
+        ("", &coi.syscall.path),
+        ("from ", &coi.file.source),
+        ("but passed ", &coi.passed.path),
+    ];
+    // Writing to a string cannot fail.
+    for (before, word) in words.into_iter().filter(|(_, word)| !word.is_empty()) {
+        let _ = write!(text, " {before}{}", plain(word));
+    }
+    if !coi.passed.ip.is_empty() {
+        let _ = write!(text, " but passed {}", address(&coi.passed.ip, coi.passed.port));
+    }
+    if let Some(result) = coi.syscall.result {
+        let _ = write!(text, " = {result}");
+    }
+    if coi.loss.count > 0 {
+        let why = if coi.loss.reason == "budget" {
+            "more than one container may send"
+        } else {
+            "no room in the ring"
+        };
+        text = format!("{} events of kind {} were not seen: {why}", coi.loss.count, plain(&coi.loss.kind));
     }
     if let Some(code) = line.process.exit_code {
         let _ = write!(text, " = {code}");
@@ -67,6 +90,24 @@ fn detail(line: &Line) -> String {
         text.push_str(" (container set-up)");
     }
     text
+}
+
+fn address(ip: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if ip.contains(':') => format!("[{}]:{port}", plain(ip)),
+        Some(port) => format!("{}:{port}", plain(ip)),
+        None => plain(ip).into_owned(),
+    }
+}
+
+/// What cannot be seen, a line each.
+fn coverage(line: &Line) -> String {
+    let style = Style::new().dimmed();
+    let holes = line.coi.holes.iter();
+    let lines: Vec<_> = holes
+        .map(|hole| format!("{style}not seen: {}: {}{style:#}", plain(&hole.what), plain(&hole.why)))
+        .collect();
+    lines.join("\n")
 }
 
 fn alert(line: &Line) -> String {

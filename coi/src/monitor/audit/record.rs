@@ -85,19 +85,30 @@ pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<
     object
 }
 
-/// A watch has come to a state. `why` is for people; `holes` are told when the watch is armed.
-pub fn state(container: &Container, state: WatchState, why: &str, holes: &[Hole]) -> Map<String, Json> {
+/// What is seen of a container, and what cannot be: told when its watch is armed, and to each viewer.
+pub fn coverage(container: &Container, programs: &[String], holes: &[Hole]) -> Map<String, Json> {
+    let mut object = about(container, "coverage");
+    put(&mut object, "coi.programs", json!(programs));
+    put(&mut object, "coi.holes", json!(holes));
+    object
+}
+
+/// A watch has come to a state. `why` is for people.
+pub fn state(container: &Container, state: WatchState, why: &str) -> Map<String, Json> {
+    let mut object = about(container, "state");
+    put(&mut object, "coi.state", json!(state));
+    put(&mut object, "coi.message", why.into());
+    object
+}
+
+/// What every record about a container, and not about an event, begins with.
+fn about(container: &Container, kind: &str) -> Map<String, Json> {
     let mut object = Map::new();
     object.insert("@timestamp".into(), timestamp(boottime()).into());
     put(&mut object, "ecs.version", ECS_VERSION.into());
-    put(&mut object, "event.kind", "state".into());
+    put(&mut object, "event.kind", kind.into());
     put(&mut object, "container.name", container.name.as_str().into());
     put(&mut object, "container.id", container.id.as_str().into());
-    put(&mut object, "coi.state", json!(state));
-    put(&mut object, "coi.message", why.into());
-    if !holes.is_empty() {
-        put(&mut object, "coi.holes", json!(holes));
-    }
     object
 }
 

@@ -95,16 +95,24 @@ macro_rules! fields {
 }
 
 /// Every kind of event that a process stands behind.
-const PROCESS: &[EventKind] =
-    &[Exec, ExecFailed, Fork, Exit, Connect, Accept, Redirect, Link, Open, Read, Send];
+const PROCESS: &[EventKind] = &[
+    Exec, ExecFailed, Fork, Exit, Connect, Accept, Redirect, Link, Open, Read, Send, Bind, Listen, Change,
+    Map, Syscall, IoUring, Mismatch,
+];
 const ANY: &[EventKind] = &EventKind::ALL;
 const STDIO: &[EventKind] = &[Exec, Connect, Accept, Redirect, Link];
-const REMOTE: &[EventKind] = &[Connect, Link];
+const REMOTE: &[EventKind] = &[Connect, Link, Mismatch];
+const LOCAL: &[EventKind] = &[Bind, Listen];
+const RESULT: &[EventKind] = &[Open, ExecFailed, Connect, Change, Syscall];
+/// Events about a file.
+const NAMED: &[EventKind] = &[Open, ExecFailed, Change, Map, Mismatch];
+/// Events about a file that was opened.
+const OPENED: &[EventKind] = &[Open, Map, Mismatch];
 
 fields! {
     EventAction, "event.action", Keyword, ANY, "The kind of the event.";
-    EventOutcome, "event.outcome", Keyword, &[Open, ExecFailed, Connect], "success, failure, or unknown where the call had not returned.";
-    Errno, "coi.errno", Integer, &[Open, ExecFailed, Connect], "The error number of a call that failed, positive.";
+    EventOutcome, "event.outcome", Keyword, RESULT, "success, failure, or unknown where the call had not returned.";
+    Errno, "coi.errno", Integer, RESULT, "The error number of a call that failed, positive.";
     Phase, "coi.phase", Keyword, ANY, "guest, or setup for what LXC itself does before the container's init runs.";
     ContainerName, "container.name", Keyword, ANY, "The Incus instance's name, or the watched cgroup's path.";
     ContainerId, "container.id", Keyword, ANY, "The Incus instance's volatile.uuid, or the watched cgroup's id.";
@@ -121,6 +129,9 @@ fields! {
     ArgsTruncated, "coi.process.args_truncated", Boolean, PROCESS, "The arguments were longer than what was kept of them.";
     ArgsUnreadable, "coi.process.args_unreadable", Boolean, PROCESS, "The arguments could not be read from the process's memory.";
     ProcessUserId, "process.user.id", Keyword, PROCESS, "The effective user id in the container's view.";
+    Capabilities, "process.thread.capabilities.effective", Keywords, PROCESS, "The effective capabilities in the process's user namespace, such as CAP_NET_RAW.";
+    CapabilitiesGained, "coi.process.capabilities_gained", Keywords, &[Exec], "The effective capabilities that the process did not have before this exec.";
+    ProcessMemfd, "coi.process.memfd", Boolean, &[Exec], "The program has no file in any directory: it was made in memory.";
     ProcessGroupLeaderPid, "process.group_leader.pid", Integer, PROCESS, "The process group's id on the host.";
     ProcessSessionLeaderPid, "process.session_leader.pid", Integer, PROCESS, "The session's id on the host.";
     ParentPid, "process.parent.pid", Integer, PROCESS, "The parent's process id on the host.";
@@ -134,6 +145,12 @@ fields! {
     StdinKind, "coi.process.stdin.kind", Keyword, STDIO, "What standard input is: inet, unix, pipe, fifo, pty, tty, file, device, other or closed.";
     StdoutKind, "coi.process.stdout.kind", Keyword, STDIO, "What standard output is, as coi.process.stdin.kind.";
     StderrKind, "coi.process.stderr.kind", Keyword, STDIO, "What standard error is, as coi.process.stdin.kind.";
+    StdinIp, "coi.process.stdin.ip", Ip, STDIO, "The other end's address, where standard input is an internet socket.";
+    StdinPort, "coi.process.stdin.port", Integer, STDIO, "The other end's port, where standard input is an internet socket.";
+    StdoutIp, "coi.process.stdout.ip", Ip, STDIO, "As coi.process.stdin.ip, of standard output.";
+    StdoutPort, "coi.process.stdout.port", Integer, STDIO, "As coi.process.stdin.port, of standard output.";
+    StderrIp, "coi.process.stderr.ip", Ip, STDIO, "As coi.process.stdin.ip, of standard error.";
+    StderrPort, "coi.process.stderr.port", Integer, STDIO, "As coi.process.stdin.port, of standard error.";
     LinkKind, "coi.link.kind", Keyword, &[Link], "How the standard streams lead to the socket: socket (they are it), pipes (through a program whose own standard streams are the pipes' other ends), ancestor (an ancestor's own standard streams are the socket), or held (the parent made the streams and has a connection; alone this means nothing, every coding agent looks so).";
     LinkStream, "coi.link.stream", Keyword, &[Link], "What the linked process itself has as standard input: inet, pipe, fifo, unix or pty.";
     LinkLoop, "coi.link.loop", Boolean, &[Link], "Input and output lead through one and the same relay process.";
@@ -146,20 +163,35 @@ fields! {
     DestinationPort, "destination.port", Integer, REMOTE, "The port at the other end of the connection.";
     SourceIp, "source.ip", Ip, &[Accept], "The peer of an accepted connection.";
     SourcePort, "source.port", Integer, &[Accept], "The peer's port of an accepted connection.";
-    NetworkTransport, "network.transport", Keyword, &[Connect, Accept], "tcp, udp, or unix.";
+    ServerIp, "server.ip", Ip, LOCAL, "The socket's own address.";
+    ServerPort, "server.port", Integer, LOCAL, "The socket's own port.";
+    NetworkTransport, "network.transport", Keyword, &[Connect, Accept, Bind, Listen], "tcp, udp, or unix.";
     SocketPath, "coi.socket.path", Keyword, &[Connect], "The path of an AF_UNIX address; an abstract one begins with @.";
 
-    FilePath, "file.path", Keyword, &[Open, ExecFailed], "The opened file's path in the container's view, from the kernel's own tables: symbolic links and relative names are resolved. Where the open failed: what the caller passed.";
-    FileName, "file.name", Keyword, &[Open, ExecFailed], "The last part of file.path.";
-    FileExtension, "file.extension", Keyword, &[Open], "What follows the last dot of file.name, without the dot.";
-    FileInode, "file.inode", Keyword, &[Open], "Device and inode number of the opened file, as device:inode.";
-    FileWorkspace, "coi.file.workspace", Boolean, &[Open], "The file is in the workspace.";
+    PassedIp, "coi.passed.ip", Ip, &[Mismatch], "The address in the caller's memory, when destination.ip is where the kernel connected to.";
+    PassedPort, "coi.passed.port", Integer, &[Mismatch], "The port in the caller's memory, as coi.passed.ip.";
+    PassedPath, "coi.passed.path", Keyword, &[Mismatch], "The path in the caller's memory when the call returned, when file.path is what the kernel opened.";
+
+    FilePath, "file.path", Keyword, NAMED, "The file's path in the container's view, from the kernel's own tables: symbolic links and relative names are resolved. Where coi.file.as_passed is true: what the caller passed, from the directory it is relative to.";
+    FileName, "file.name", Keyword, NAMED, "The last part of file.path.";
+    FileAsPassed, "coi.file.as_passed", Boolean, NAMED, "file.path is what the caller passed: the call was refused, or is one of those of which no more is seen.";
+    FileChange, "coi.file.change", Keyword, &[Change], "rename, link, symlink, unlink, rmdir, mkdir, chmod, chown or truncate.";
+    FileSource, "coi.file.source", Keyword, &[Change], "The old name of a rename or link, or what a symbolic link says.";
+    FileExtension, "file.extension", Keyword, NAMED, "What follows the last dot of file.name, without the dot.";
+    FileInode, "file.inode", Keyword, OPENED, "Device and inode number of the opened file, as device:inode.";
+    FileWorkspace, "coi.file.workspace", Boolean, &[Open, Change, Map, Mismatch], "The file is in the workspace.";
     FileWrite, "coi.file.write", Boolean, &[Open], "Opened for writing.";
     FileCreate, "coi.file.create", Boolean, &[Open], "The open made the file.";
-    FilePathTruncated, "coi.file.path_truncated", Boolean, &[Open, ExecFailed], "The path was longer or deeper than what was kept of it; the end is there, the beginning is not.";
-    FilePathUnreadable, "coi.file.path_unreadable", Boolean, &[Open, ExecFailed], "The path could not be read.";
+    FilePathTruncated, "coi.file.path_truncated", Boolean, NAMED, "The path was longer or deeper than what was kept of it; the end is there, the beginning is not.";
+    FilePathUnreadable, "coi.file.path_unreadable", Boolean, NAMED, "The path could not be read.";
 
     IoBytes, "coi.io.bytes", Integer, &[Read, Send], "How many bytes more since the process's last such event.";
+    IoFiles, "coi.io.files", Integer, &[Read], "How many files were read that had not been read in the last ten seconds, since the process's last such event.";
+    SyscallName, "coi.syscall.name", Keyword, &[Syscall], "The system call's name.";
+    SyscallPath, "coi.syscall.path", Keyword, &[Syscall], "The path or name among its arguments, as the caller passed it.";
+    SyscallResult, "coi.syscall.result", Integer, &[Syscall], "What it gave back.";
+    IoUringOpcode, "coi.io_uring.opcode", Keyword, &[IoUring], "What was asked for: the name of IORING_OP_* without that.";
+    LossReason, "coi.loss.reason", Keyword, &[Loss], "budget: the container had more on the way than one may have, and only its own events were held back; ring: there was no room.";
     LossKind, "coi.loss.kind", Keyword, &[Loss], "The kind of the lost events.";
     LossCount, "coi.loss.count", Integer, &[Loss], "How many were lost since the last loss event.";
 }

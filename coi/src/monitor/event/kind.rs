@@ -31,11 +31,26 @@ pub enum EventKind {
     Send,
     /// Events were lost before anybody saw them.
     Loss,
+    /// A socket was bound to an address and port.
+    Bind,
+    /// A socket listens.
+    Listen,
+    /// A name was made, renamed or removed, or a mode, an owner or a length changed, or an attempt was refused.
+    Change,
+    /// A file of the workspace was mapped into memory; reading it from there is not seen.
+    Map,
+    /// One of the rare system calls by which a container is left, another process is taken over or the kernel is changed.
+    Syscall,
+    /// A process asks for this kind of thing through io_uring, for the first time in a while.
+    IoUring,
+    /// What a caller passed to the kernel is not what the kernel took: it was changed meanwhile, or, for a path, leads
+    /// elsewhere. Derived from a connect or an open; once for each pair.
+    Mismatch,
 }
 
 impl EventKind {
     /// All kinds, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Exec,
         Self::ExecFailed,
         Self::Fork,
@@ -48,6 +63,13 @@ impl EventKind {
         Self::Read,
         Self::Send,
         Self::Loss,
+        Self::Bind,
+        Self::Listen,
+        Self::Change,
+        Self::Map,
+        Self::Syscall,
+        Self::IoUring,
+        Self::Mismatch,
     ];
 
     /// The name used in rules, in the audit log and on the screen.
@@ -65,6 +87,13 @@ impl EventKind {
             Self::Read => "read",
             Self::Send => "send",
             Self::Loss => "loss",
+            Self::Bind => "bind",
+            Self::Listen => "listen",
+            Self::Change => "change",
+            Self::Map => "map",
+            Self::Syscall => "syscall",
+            Self::IoUring => "io_uring",
+            Self::Mismatch => "mismatch",
         }
     }
 

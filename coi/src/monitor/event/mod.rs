@@ -5,10 +5,13 @@
 
 mod fields;
 mod kind;
+pub mod names;
 mod process;
 mod record;
 
 pub use fields::{Field, FieldDef, Record, Type, Value};
 pub use kind::EventKind;
 pub use process::{Process, ProcessKey};
-pub use record::{Actor, Container, Detail, Event, FileDetail, LinkDetail, Text, stream_kind};
+pub use record::{
+    Actor, Changed, Container, Detail, Event, FileDetail, LinkDetail, Mismatch, Text, Texts, stream_kind,
+};

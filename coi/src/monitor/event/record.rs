@@ -5,6 +5,7 @@ use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 use coi_common::{Stream, StreamKind};
 
 use super::{EventKind, Field, Process, Record, Value, process::last_part};
+use crate::monitor::sensor::decode::address;
 
 /// The container, or cgroup, that an event happened in.
 #[derive(Debug)]
@@ -51,16 +52,30 @@ pub struct Event {
     pub process: Option<Arc<Process>>,
     /// Who made them, if it is in the same container.
     pub parent: Option<Arc<Process>>,
+    /// The effective capabilities of the acting thread.
+    pub capabilities: Texts,
     /// What.
     pub detail: Detail,
 }
+
+/// Texts that many events share.
+pub type Texts = Arc<[Arc<str>]>;
 
 /// What belongs to one kind of event.
 #[derive(Clone, Debug)]
 pub enum Detail {
     /// Nothing more.
     None,
-    /// Exec, redirect: the standard streams.
+    /// Exec.
+    Exec {
+        /// The standard streams.
+        stdio: [Stream; 3],
+        /// Effective capabilities that the process did not have before.
+        gained: Texts,
+        /// The program was made in memory.
+        memfd: bool,
+    },
+    /// Redirect: the standard streams.
     Stdio([Stream; 3]),
     /// Exit.
     Exit {
@@ -82,12 +97,44 @@ pub enum Detail {
     },
     /// Link.
     Link(Box<LinkDetail>),
-    /// Open, exec-failed.
+    /// Bind, listen.
+    Local {
+        /// The socket's own address and port.
+        local: (IpAddr, u16),
+        /// tcp or udp.
+        transport: &'static str,
+    },
+    /// Open, exec-failed, map.
     File(Box<FileDetail>),
+    /// Change.
+    Change(Box<Changed>),
+    /// Mismatch.
+    Mismatch(Box<Mismatch>),
     /// Read, send.
-    Bytes(u64),
+    Bytes {
+        /// How many.
+        bytes: u64,
+        /// Files that had not been read for a while, where they are counted.
+        files: Option<u64>,
+    },
+    /// Syscall.
+    Syscall {
+        /// Its name.
+        name: &'static str,
+        /// A path or name among its arguments.
+        text: Option<String>,
+        /// What it gave back.
+        result: i64,
+    },
+    /// IoUring.
+    IoUring {
+        /// What was asked for.
+        request: &'static str,
+    },
     /// Loss.
     Loss {
+        /// ring or budget.
+        reason: &'static str,
         /// The kind of what was lost.
         kind: &'static str,
         /// How many.
@@ -110,11 +157,43 @@ pub struct LinkDetail {
     pub remote: (IpAddr, u16),
 }
 
+/// A change of names, modes or owners.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// What was done.
+    pub what: &'static str,
+    /// To what.
+    pub file: FileDetail,
+    /// The old name, or what a symbolic link says.
+    pub source: Option<String>,
+}
+
+/// What a caller passed that is not what the kernel took.
+#[derive(Clone, Debug)]
+pub enum Mismatch {
+    /// An address.
+    Address {
+        /// Where the kernel connected to.
+        taken: (IpAddr, u16),
+        /// What was in the caller's memory meanwhile.
+        passed: (IpAddr, u16),
+    },
+    /// A path.
+    Path {
+        /// What the kernel opened.
+        taken: FileDetail,
+        /// What was in the caller's memory when the call returned.
+        passed: String,
+    },
+}
+
 /// A file that was opened or should have been.
 #[derive(Clone, Debug)]
 pub struct FileDetail {
     /// Its path.
     pub path: String,
+    /// The path is what the caller passed.
+    pub as_passed: bool,
     /// Device and inode as one text.
     pub inode: Text,
     /// In the workspace.
@@ -183,16 +262,38 @@ pub fn stream_kind(stream: &Stream) -> &'static str {
 impl Event {
     fn stdio(&self) -> Option<&[Stream; 3]> {
         match &self.detail {
-            Detail::Stdio(stdio) | Detail::Connection { stdio, .. } => Some(stdio),
+            Detail::Exec { stdio, .. } | Detail::Stdio(stdio) | Detail::Connection { stdio, .. } => {
+                Some(stdio)
+            }
             Detail::Link(link) => Some(&link.stdio),
             _ => None,
         }
     }
 
+    /// The other end of a standard stream that is an internet socket.
+    fn peer(&self, fd: usize) -> Option<(IpAddr, u16)> {
+        let stream = &self.stdio()?[fd];
+        (StreamKind::from_u8(stream.kind) == StreamKind::Inet && stream.peer.port != 0)
+            .then(|| (address(&stream.peer), stream.peer.port))
+    }
+
     fn file(&self) -> Option<&FileDetail> {
         match &self.detail {
             Detail::File(file) => Some(file),
+            Detail::Change(change) => Some(&change.file),
+            Detail::Mismatch(mismatch) => match &**mismatch {
+                Mismatch::Path { taken, .. } => Some(taken),
+                Mismatch::Address { .. } => None,
+            },
             _ => None,
+        }
+    }
+
+    /// A file that was opened.
+    fn opened(&self) -> Option<&FileDetail> {
+        match self.detail {
+            Detail::Change(_) => None,
+            _ => self.file(),
         }
     }
 
@@ -203,11 +304,34 @@ impl Event {
         }
     }
 
+    fn local(&self) -> Option<(IpAddr, u16)> {
+        match &self.detail {
+            Detail::Local { local, .. } => Some(*local),
+            _ => None,
+        }
+    }
+
+    fn passed(&self) -> Option<(IpAddr, u16)> {
+        match &self.detail {
+            Detail::Mismatch(mismatch) => match **mismatch {
+                Mismatch::Address { passed, .. } => Some(passed),
+                Mismatch::Path { .. } => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The result of the call, where it has one: 0 or an error number; inner `None` if it had not returned.
     fn result(&self) -> Option<Option<i32>> {
         match &self.detail {
-            Detail::File(file) => Some(Some(file.errno)),
+            Detail::File(file) if self.kind != EventKind::Map => Some(Some(file.errno)),
+            Detail::Change(change) => Some(Some(change.file.errno)),
             Detail::Connection { result, .. } if self.kind == EventKind::Connect => Some(*result),
+            Detail::Syscall { result, .. } => Some(Some(match *result {
+                // What the kernel calls an error: the last page of addresses.
+                errno @ -4095..0 => i32::try_from(-errno).unwrap_or(i32::MAX),
+                _ => 0,
+            })),
             _ => None,
         }
     }
@@ -216,6 +340,10 @@ impl Event {
         match &self.detail {
             Detail::Connection { remote, .. } => *remote,
             Detail::Link(link) => Some(link.remote),
+            Detail::Mismatch(mismatch) => match **mismatch {
+                Mismatch::Address { taken, .. } => Some(taken),
+                Mismatch::Path { .. } => None,
+            },
             _ => None,
         }
     }
@@ -258,6 +386,15 @@ impl Record for Event {
             Field::ProcessVpid => number(actor()?.vpid),
             Field::ThreadId => number(actor()?.tid),
             Field::ProcessUserId => known(actor()?.user.as_str()),
+            Field::Capabilities => actor().map(|_| Keywords(&self.capabilities)),
+            Field::CapabilitiesGained => match &self.detail {
+                Detail::Exec { gained, .. } => Some(Keywords(gained)),
+                _ => None,
+            },
+            Field::ProcessMemfd => match self.detail {
+                Detail::Exec { memfd, .. } => Some(Boolean(memfd)),
+                _ => None,
+            },
             Field::ProcessGroupLeaderPid => number(actor()?.group),
             Field::ProcessSessionLeaderPid => number(actor()?.session),
             Field::ParentPid => number(actor()?.parent_pid),
@@ -282,6 +419,12 @@ impl Record for Event {
             Field::StdinKind => Some(Keyword(stream_kind(&self.stdio()?[0]))),
             Field::StdoutKind => Some(Keyword(stream_kind(&self.stdio()?[1]))),
             Field::StderrKind => Some(Keyword(stream_kind(&self.stdio()?[2]))),
+            Field::StdinIp => Some(Value::Ip(self.peer(0)?.0)),
+            Field::StdinPort => number(self.peer(0)?.1.into()),
+            Field::StdoutIp => Some(Value::Ip(self.peer(1)?.0)),
+            Field::StdoutPort => number(self.peer(1)?.1.into()),
+            Field::StderrIp => Some(Value::Ip(self.peer(2)?.0)),
+            Field::StderrPort => number(self.peer(2)?.1.into()),
             Field::LinkKind => Some(Keyword(self.link()?.kind)),
             Field::LinkStream => Some(Keyword(stream_kind(&self.link()?.stdio[0]))),
             Field::LinkLoop => Some(Boolean(self.link()?.same_relay)),
@@ -296,11 +439,25 @@ impl Record for Event {
             Field::SourcePort if self.kind == EventKind::Accept => number(self.remote()?.1.into()),
             Field::DestinationIp | Field::DestinationPort | Field::SourceIp | Field::SourcePort => None,
             Field::NetworkTransport => match &self.detail {
-                Detail::Connection { transport, .. } => Some(Keyword(transport)),
+                Detail::Connection { transport, .. } | Detail::Local { transport, .. } => {
+                    Some(Keyword(transport))
+                }
                 _ => None,
             },
             Field::SocketPath => match &self.detail {
                 Detail::Connection { path, .. } => path.as_deref().map(Keyword),
+                _ => None,
+            },
+
+            Field::ServerIp => Some(Value::Ip(self.local()?.0)),
+            Field::ServerPort => number(self.local()?.1.into()),
+            Field::PassedIp => Some(Value::Ip(self.passed()?.0)),
+            Field::PassedPort => number(self.passed()?.1.into()),
+            Field::PassedPath => match &self.detail {
+                Detail::Mismatch(mismatch) => match &**mismatch {
+                    Mismatch::Path { passed, .. } => Some(Keyword(passed)),
+                    Mismatch::Address { .. } => None,
+                },
                 _ => None,
             },
 
@@ -309,15 +466,51 @@ impl Record for Event {
             Field::FileExtension => {
                 last_part(&self.file()?.path).rsplit_once('.').map(|(_, extension)| Keyword(extension))
             }
-            Field::FileInode => known(self.file()?.inode.as_str()),
-            Field::FileWorkspace => Some(Boolean(self.file()?.workspace)),
-            Field::FileWrite => Some(Boolean(self.file()?.write)),
-            Field::FileCreate => Some(Boolean(self.file()?.created)),
+            Field::FileAsPassed => Some(Boolean(self.file()?.as_passed)),
+            Field::FileChange => match &self.detail {
+                Detail::Change(change) => Some(Keyword(change.what)),
+                _ => None,
+            },
+            Field::FileSource => match &self.detail {
+                Detail::Change(change) => change.source.as_deref().map(Keyword),
+                _ => None,
+            },
+            Field::FileInode => known(self.opened()?.inode.as_str()),
+            Field::FileWorkspace if self.kind != EventKind::ExecFailed => {
+                Some(Boolean(self.file()?.workspace))
+            }
+            Field::FileWrite if self.kind == EventKind::Open => Some(Boolean(self.file()?.write)),
+            Field::FileCreate if self.kind == EventKind::Open => Some(Boolean(self.file()?.created)),
+            Field::FileWorkspace | Field::FileWrite | Field::FileCreate => None,
             Field::FilePathTruncated => Some(Boolean(self.file()?.truncated)),
             Field::FilePathUnreadable => Some(Boolean(self.file()?.unreadable)),
 
             Field::IoBytes => match self.detail {
-                Detail::Bytes(bytes) => Some(Integer(bytes as i64)),
+                Detail::Bytes { bytes, .. } => Some(Integer(bytes as i64)),
+                _ => None,
+            },
+            Field::IoFiles => match self.detail {
+                Detail::Bytes { files, .. } => files.map(|files| Integer(files as i64)),
+                _ => None,
+            },
+            Field::SyscallName => match self.detail {
+                Detail::Syscall { name, .. } => Some(Keyword(name)),
+                _ => None,
+            },
+            Field::SyscallPath => match &self.detail {
+                Detail::Syscall { text, .. } => text.as_deref().map(Keyword),
+                _ => None,
+            },
+            Field::SyscallResult => match self.detail {
+                Detail::Syscall { result, .. } => Some(Integer(result)),
+                _ => None,
+            },
+            Field::IoUringOpcode => match self.detail {
+                Detail::IoUring { request } => Some(Keyword(request)),
+                _ => None,
+            },
+            Field::LossReason => match self.detail {
+                Detail::Loss { reason, .. } => Some(Keyword(reason)),
                 _ => None,
             },
             Field::LossKind => match self.detail {

@@ -21,14 +21,21 @@ use std::{
 use coi_common::{FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_SETUP, Header, Stream, StreamKind};
 
 use super::{
-    event::{Actor, Container, Detail, Event, EventKind, FileDetail, Process, ProcessKey, Text},
-    sensor::decode::{Body, Connection, Open, Peer, RawEvent},
+    event::{
+        Actor, Changed as Change, Container, Detail, Event, EventKind, FileDetail, Mismatch, Process,
+        ProcessKey, Text, Texts, names,
+    },
+    sensor::decode::{Body, Connection, Open, Peer, RawEvent, tidy},
 };
 
 /// How many processes are kept at most.
 const MOST: usize = 65_536;
 /// How many ended processes are kept, for what is told of them late and for their children's sake.
 const MOST_ENDED: usize = 4_096;
+/// How many sets of capabilities are remembered by their names.
+const MOST_SETS: usize = 1_024;
+/// How many names that led elsewhere are remembered of each watched cgroup.
+const MOST_PAIRS: usize = 16_384;
 /// How many ancestors a process remembers.
 const ANCESTORS: usize = 16;
 
@@ -72,6 +79,10 @@ pub struct Lineage {
     living: HashMap<u64, HashSet<ProcessKey>>,
     ended: VecDeque<ProcessKey>,
     forgotten: u64,
+    /// The names of sets of capabilities: there are few.
+    capabilities: HashMap<u64, Texts>,
+    /// What was told of callers' names that led elsewhere, by watched cgroup: the name and where it led, as one hash.
+    elsewhere: HashMap<u64, HashSet<u64>>,
 }
 
 struct Node {
@@ -89,6 +100,8 @@ struct Node {
     linked: bool,
     /// Its start time is only known in clock ticks.
     from_proc: bool,
+    /// Its effective capabilities when it was last heard of.
+    capabilities: Option<u64>,
 }
 
 impl Lineage {
@@ -128,6 +141,7 @@ impl Lineage {
 
     /// Forgets a watched cgroup.
     pub fn forget(&mut self, scope: u64) {
+        self.elsewhere.remove(&scope);
         self.living.remove(&scope);
         self.nodes.retain(|_, node| node.scope != scope);
         self.by_pid.retain(|_, key| self.nodes.contains_key(key));
@@ -142,7 +156,7 @@ impl Lineage {
     /// Turns a kernel record into events: itself, and what follows from it.
     pub fn apply(&mut self, raw: RawEvent, context: &Context<'_>, events: &mut Vec<Event>) {
         let RawEvent { header, body } = raw;
-        if let Body::Loss { kind, count } = body {
+        if let Body::Loss { kind, count, throttled } = body {
             let kind = wire_kind(kind).map_or("cgroup", EventKind::name);
             events.push(Event {
                 kind: EventKind::Loss,
@@ -152,20 +166,28 @@ impl Lineage {
                 actor: Actor::default(),
                 process: None,
                 parent: None,
-                detail: Detail::Loss { kind, count },
+                capabilities: Arc::from([]),
+                detail: Detail::Loss { kind, count, reason: if throttled { "budget" } else { "ring" } },
             });
             return;
         }
+        let before = self.nodes.get(&key_of(&header)).and_then(|node| node.capabilities);
         let key = match &body {
             Body::Fork => self.forked(&header),
             Body::Exec { path, args, stdio } => self.executed(&header, &path.text, args, *stdio),
             _ => self.known(&header),
         };
+        if let Some(node) = self.nodes.get_mut(&key) {
+            node.capabilities = Some(header.capabilities);
+        }
         let mut changed = Changed::Nothing;
+        let mut mismatch = None;
         let (kind, detail) = match body {
-            Body::Exec { stdio, .. } => {
+            Body::Exec { stdio, path, .. } => {
                 changed = Changed::Streams;
-                (EventKind::Exec, Detail::Stdio(stdio))
+                let gained = header.capabilities & !before.unwrap_or(header.capabilities);
+                let memfd = path.nowhere && path.text.starts_with("/memfd:");
+                (EventKind::Exec, Detail::Exec { stdio, gained: self.names(gained), memfd })
             }
             Body::Fork => (EventKind::Fork, Detail::None),
             Body::Exit { status } => (EventKind::Exit, Detail::Exit { code: exit_code(status) }),
@@ -175,6 +197,7 @@ impl Lineage {
                 (EventKind::Redirect, Detail::Stdio(stdio))
             }
             Body::Connect(connection) => {
+                mismatch = other_address(&connection).map(Box::new);
                 changed = self.connected(key, &connection);
                 (EventKind::Connect, connection_detail(connection))
             }
@@ -190,19 +213,39 @@ impl Lineage {
                     node.fifos.push((open.inode, open.write));
                     changed = Changed::Streams;
                 }
-                (EventKind::Open, file_detail(open, context))
+                let passed = open.passed.clone();
+                let file = file_detail(open, context);
+                mismatch = self.leads_elsewhere(header.scope, passed, &file).map(Box::new);
+                (EventKind::Open, Detail::File(Box::new(file)))
             }
-            Body::ExecFailed { path, errno } => {
-                let open =
-                    Open { path, inode: 0, device: 0, write: false, created: false, fifo: false, errno };
-                (EventKind::ExecFailed, file_detail(open, context))
+            Body::Map(open) => (EventKind::Map, Detail::File(Box::new(file_detail(open, context)))),
+            Body::ExecFailed { path, errno } => (
+                EventKind::ExecFailed,
+                Detail::File(Box::new(file_detail(nothing_opened(path, errno), context))),
+            ),
+            Body::Change(change) => {
+                let Some(what) = names::change(change.syscall) else { return };
+                let file = file_detail(nothing_opened(change.path, change.errno), context);
+                (EventKind::Change, Detail::Change(Box::new(Change { what, file, source: change.other })))
             }
-            Body::Read(bytes) => (EventKind::Read, Detail::Bytes(bytes)),
-            Body::Send(bytes) => (EventKind::Send, Detail::Bytes(bytes)),
+            Body::Bind(local) => (EventKind::Bind, local_detail(local)),
+            Body::Listen(local) => (EventKind::Listen, local_detail(local)),
+            Body::Syscall(call) => {
+                let Some(name) = names::syscall(call.number) else { return };
+                (EventKind::Syscall, Detail::Syscall { name, text: call.text, result: call.result })
+            }
+            Body::IoUring { opcode } => {
+                (EventKind::IoUring, Detail::IoUring { request: names::io_uring_request(opcode) })
+            }
+            Body::Read(sum) => (EventKind::Read, Detail::Bytes { bytes: sum.bytes, files: Some(sum.files) }),
+            Body::Send(sum) => (EventKind::Send, Detail::Bytes { bytes: sum.bytes, files: None }),
             // Told to the daemon, not to rules.
             Body::CgroupMade(_) | Body::CgroupGone(_) | Body::Loss { .. } => return,
         };
         events.push(self.event(kind, &header, key, context, detail));
+        if let Some(mismatch) = mismatch {
+            events.push(self.event(EventKind::Mismatch, &header, key, context, Detail::Mismatch(mismatch)));
+        }
         for (key, link) in self.new_links(key, changed) {
             events.push(self.event(EventKind::Link, &header, key, context, Detail::Link(Box::new(link))));
         }
@@ -211,17 +254,61 @@ impl Lineage {
         }
     }
 
+    /// The names of a set of capabilities.
+    fn names(&mut self, set: u64) -> Texts {
+        if self.capabilities.len() > MOST_SETS {
+            self.capabilities.clear();
+        }
+        let names = || {
+            let named = names::CAPABILITIES.iter().enumerate();
+            named.filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, name)| Arc::from(*name)).collect()
+        };
+        Arc::clone(self.capabilities.entry(set).or_insert_with(names))
+    }
+
+    /// Is a caller's name another than the opened file's? Told once for each pair.
+    fn leads_elsewhere(&mut self, scope: u64, passed: Option<String>, file: &FileDetail) -> Option<Mismatch> {
+        let passed = passed?;
+        let same = if passed.starts_with('/') {
+            tidy(&passed) == file.path
+        } else {
+            // What it is relative to is not known; `.` and `..` can lead to any name.
+            let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
+            matches!(last(&passed).as_deref(), Some("" | "." | "..")) || last(&passed) == last(&file.path)
+        };
+        if same
+            || file.truncated
+            || file.unreadable
+            || passed.starts_with("/proc/")
+            || passed.starts_with("/dev/")
+        {
+            return None;
+        }
+        let told = self.elsewhere.entry(scope).or_default();
+        if told.len() > MOST_PAIRS {
+            told.clear();
+        }
+        let pair = std::hash::BuildHasher::hash_one(
+            &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
+            (&passed, &file.path),
+        );
+        told.insert(pair).then(|| Mismatch::Path { taken: file.clone(), passed })
+    }
+
     fn event(
-        &self,
+        &mut self,
         kind: EventKind,
         header: &Header,
         key: ProcessKey,
         context: &Context<'_>,
         detail: Detail,
     ) -> Event {
+        // A link can be about another process than the one that acted.
+        let capabilities =
+            if key.pid == header.tgid { self.names(header.capabilities) } else { Arc::from([]) };
         let node = self.nodes.get(&key);
         let parent = node.and_then(|node| self.nodes.get(&node.parent?));
-        // A link can be about another process than the one that acted; its numbers are less well known.
+        // Its numbers are less well known then.
         let actor = if key.pid == header.tgid {
             Actor {
                 pid: header.tgid,
@@ -248,6 +335,7 @@ impl Lineage {
             actor,
             process: node.map(|node| Arc::clone(&node.process)),
             parent: parent.map(|parent| Arc::clone(&parent.process)),
+            capabilities,
             detail,
         }
     }
@@ -269,6 +357,7 @@ impl Lineage {
                 stdio_inherited: true,
                 connection: parent_node.connection,
                 linked: parent_node.linked,
+                capabilities: parent_node.capabilities,
                 ..Node::new(Arc::new(process), header.scope, Some(parent))
             };
             self.insert(key, node);
@@ -464,6 +553,7 @@ impl Node {
             fifos: Vec::new(),
             linked: false,
             from_proc: false,
+            capabilities: None,
         }
     }
 }
@@ -502,6 +592,12 @@ fn wire_kind(kind: coi_common::Kind) -> Option<EventKind> {
         Kind::Open => EventKind::Open,
         Kind::Read => EventKind::Read,
         Kind::Send => EventKind::Send,
+        Kind::Bind => EventKind::Bind,
+        Kind::Listen => EventKind::Listen,
+        Kind::Change => EventKind::Change,
+        Kind::Map => EventKind::Map,
+        Kind::Syscall => EventKind::Syscall,
+        Kind::IoUring => EventKind::IoUring,
         Kind::CgroupMade | Kind::CgroupGone => return None,
     })
 }
@@ -520,14 +616,36 @@ fn connection_detail(connection: Connection) -> Detail {
     Detail::Connection { stdio: connection.stdio, remote, transport, path, result: connection.result }
 }
 
-fn file_detail(open: Open, context: &Context<'_>) -> Detail {
+fn local_detail(local: Peer) -> Detail {
+    match local {
+        Peer::Tcp(ip, port) => Detail::Local { local: (ip, port), transport: "tcp" },
+        Peer::Udp(ip, port) => Detail::Local { local: (ip, port), transport: "udp" },
+        Peer::Unix(_) => Detail::None,
+    }
+}
+
+/// Was the address in the caller's memory another one?
+fn other_address(connection: &Connection) -> Option<Mismatch> {
+    let (Peer::Tcp(ip, port) | Peer::Udp(ip, port)) = connection.peer else { return None };
+    // Nowhere stands for this machine.
+    let passed = connection.passed.filter(|(ip, _)| !ip.is_unspecified())?;
+    (passed != (ip, port) && !connection.as_passed).then_some(Mismatch::Address { taken: (ip, port), passed })
+}
+
+/// A file of which there is no more than its name.
+fn nothing_opened(path: super::sensor::decode::Path, errno: i32) -> Open {
+    Open { path, inode: 0, device: 0, write: false, created: false, fifo: false, errno, passed: None }
+}
+
+fn file_detail(open: Open, context: &Context<'_>) -> FileDetail {
     let inode = if open.inode == 0 {
         Text::default()
     } else {
         Text::of(format_args!("{}:{}", open.device, open.inode))
     };
-    Detail::File(Box::new(FileDetail {
-        workspace: !open.path.as_passed && context.owns(&open.path.text),
+    FileDetail {
+        workspace: context.owns(&open.path.text),
+        as_passed: open.path.as_passed,
         path: open.path.text,
         inode,
         write: open.write,
@@ -535,7 +653,7 @@ fn file_detail(open: Open, context: &Context<'_>) -> Detail {
         truncated: open.path.truncated,
         unreadable: open.path.unreadable,
         errno: open.errno,
-    }))
+    }
 }
 
 fn kind(stream: &Stream) -> StreamKind {

@@ -55,7 +55,7 @@ impl World {
 
     fn connect(&mut self, pid: u32, stdio: [Stream; 3]) -> Vec<Event> {
         let peer = Peer::Tcp(IpAddr::from([192, 0, 2, 1]), 4444);
-        let connection = Connection { stdio, inode: 99, peer, result: None, as_passed: false };
+        let connection = Connection { stdio, inode: 99, peer, result: None, as_passed: false, passed: None };
         self.apply(pid, 0, Body::Connect(connection))
     }
 
@@ -64,7 +64,16 @@ impl World {
         self.apply(
             pid,
             0,
-            Body::Open(Open { path, inode, device: 1, write, created: false, fifo: true, errno: 0 }),
+            Body::Open(Open {
+                path,
+                inode,
+                device: 1,
+                write,
+                created: false,
+                fifo: true,
+                errno: 0,
+                passed: None,
+            }),
         )
     }
 }
@@ -209,7 +218,8 @@ fn a_name_look_up_makes_nobody_a_relay() {
     let mut world = World::new();
     world.exec(1, 0, "/usr/bin/node", [null(); 3]);
     let peer = Peer::Udp(IpAddr::from([192, 0, 2, 53]), 53);
-    let connection = Connection { stdio: [null(); 3], inode: 9, peer, result: Some(0), as_passed: false };
+    let connection =
+        Connection { stdio: [null(); 3], inode: 9, peer, result: Some(0), as_passed: false, passed: None };
     world.apply(1, 0, Body::Connect(connection));
     world.fork(2, 1);
     assert!(links(&world.exec(2, 1, "/bin/bash", [reads(10), writes(20), null()])).is_empty());

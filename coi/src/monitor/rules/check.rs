@@ -9,7 +9,7 @@ use regex::{Regex, RegexBuilder, bytes};
 
 use super::{
     error::{Place, RuleError, RuleErrorKind, Span, nearest},
-    eval::{Expr, IntegerTest, IpTest, TextTest},
+    eval::{Expr, Globs, IntegerTest, IpTest, TextTest},
     model::KindSet,
     parser::{Name, Node, NodeKind, Operand, Operator, Test},
 };
@@ -427,7 +427,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Globs as one regular expression, which is found out about in one pass however many they are.
-    fn globs(&mut self, patterns: &[(Box<str>, Place)], span: &Span) -> Option<bytes::Regex> {
+    fn globs(&mut self, patterns: &[(Box<str>, Place)], span: &Span) -> Option<Globs> {
         let mut all = Vec::new();
         for (pattern, place) in patterns {
             match GlobBuilder::new(pattern).literal_separator(true).build() {
@@ -443,7 +443,9 @@ impl<'a> Checker<'a> {
         }
         let mut builder = bytes::RegexBuilder::new(&all.join("|"));
         let built = builder.dot_matches_new_line(true).size_limit(REGEX_LIMIT).build();
-        built.map_err(|error| self.error(span, bad_regex("glob", &all.join("|"), &error))).ok()
+        let regex =
+            built.map_err(|error| self.error(span, bad_regex("glob", &all.join("|"), &error))).ok()?;
+        Some(Globs { patterns: patterns.iter().map(|(pattern, _)| pattern.clone()).collect(), regex })
     }
 
     fn integer_test(&mut self, field: Field, test: &Test) -> Option<(bool, IntegerTest)> {

@@ -62,10 +62,18 @@ pub(super) enum TextTest {
     Contains(Box<str>),
     StartsWith(Box<[Box<str>]>),
     EndsWith(Box<[Box<str>]>),
-    /// Globs as one expression, over bytes as paths are.
-    Glob(bytes::Regex),
+    Glob(Globs),
     /// `regex`, and whatever is faster as one: many texts to look for, or any case.
     Regex(Regex),
+}
+
+/// Globs, of which one is enough.
+#[derive(Clone, Debug)]
+pub(super) struct Globs {
+    /// As they were written.
+    pub(super) patterns: Box<[Box<str>]>,
+    /// All of them as one expression, over bytes as paths are.
+    pub(super) regex: bytes::Regex,
 }
 
 /// A test of a number.
@@ -161,14 +169,14 @@ impl TextTest {
         }
     }
 
-    fn passes(&self, text: &str) -> bool {
+    pub(super) fn passes(&self, text: &str) -> bool {
         match self {
             Self::Equal(value) => text == &**value,
             Self::OneOf(values) => values.binary_search_by(|value| (**value).cmp(text)).is_ok(),
             Self::Contains(value) => text.contains(&**value),
             Self::StartsWith(values) => values.iter().any(|value| text.starts_with(&**value)),
             Self::EndsWith(values) => values.iter().any(|value| text.ends_with(&**value)),
-            Self::Glob(globs) => globs.is_match(text.as_bytes()),
+            Self::Glob(globs) => globs.regex.is_match(text.as_bytes()),
             Self::Regex(regex) => regex.is_match(text),
         }
     }

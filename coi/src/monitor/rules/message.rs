@@ -83,13 +83,18 @@ impl Template {
 pub(super) fn describe<R: Record>(record: &R) -> String {
     let fields: &[Field] = match record.kind() {
         EventKind::Exec => &[Field::ProcessCommandLine],
-        EventKind::Open | EventKind::ExecFailed => &[Field::ProcessName, Field::FilePath],
+        EventKind::Open | EventKind::ExecFailed | EventKind::Map => &[Field::ProcessName, Field::FilePath],
         EventKind::Connect | EventKind::Redirect | EventKind::Link => {
             &[Field::ProcessName, Field::DestinationIp, Field::DestinationPort]
         }
         EventKind::Accept => &[Field::ProcessName, Field::SourceIp, Field::SourcePort],
         EventKind::Read | EventKind::Send => &[Field::ProcessName, Field::IoBytes],
         EventKind::Fork | EventKind::Exit => &[Field::ProcessName],
+        EventKind::Bind | EventKind::Listen => &[Field::ProcessName, Field::ServerIp, Field::ServerPort],
+        EventKind::Change => &[Field::ProcessName, Field::FileChange, Field::FilePath],
+        EventKind::Syscall => &[Field::ProcessName, Field::SyscallName],
+        EventKind::IoUring => &[Field::ProcessName, Field::IoUringOpcode],
+        EventKind::Mismatch => &[Field::ProcessName, Field::FilePath, Field::DestinationIp],
         EventKind::Loss => &[Field::LossKind, Field::LossCount],
     };
     let mut line = String::new();

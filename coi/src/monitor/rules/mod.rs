@@ -28,11 +28,13 @@ mod parser;
 mod quantity;
 mod state;
 pub mod testing;
+pub mod wanted;
 
 pub use engine::{Alert, Counters, Engine, Evidence};
 pub use error::{RuleError, RuleErrorKind};
 pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
+pub use wanted::{Form, NameTest, Only, Opens, Wanted};
 
 #[cfg(test)]
 mod tests;

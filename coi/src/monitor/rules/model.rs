@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{error::RuleError, eval::Expr, load, message::Template, overrides::Overrides, testing::Test};
+use super::{
+    error::RuleError, eval::Expr, load, message::Template, overrides::Overrides, testing::Test,
+    wanted::Wanted,
+};
 use crate::monitor::event::{EventKind, Field};
 
 /// The text of a rule file and the name to use for it in messages.
@@ -99,6 +102,16 @@ impl KindSet {
     /// Whether there is nothing in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Takes a kind out.
+    pub(super) fn remove(&mut self, kind: EventKind) {
+        self.0 &= !(1 << kind as u8);
+    }
+
+    /// The set as bits: a kind's is `1 << kind as u8`.
+    pub const fn bits(self) -> u32 {
+        self.0
     }
 
     /// What is in either set.
@@ -271,9 +284,12 @@ impl RuleSet {
         self.rules.iter().find(|rule| rule.id == id)
     }
 
-    /// The kinds of events that enabled rules look at.
-    pub fn wanted(&self) -> KindSet {
-        EventKind::ALL.into_iter().filter(|kind| !self.steps(*kind).is_empty()).collect()
+    /// The events that could make a difference to the enabled rules.
+    pub fn wanted(&self) -> Wanted {
+        let kinds = EventKind::ALL.into_iter().filter(|kind| !self.steps(*kind).is_empty()).collect();
+        let opens =
+            self.steps(EventKind::Open).iter().map(|&(rule, step)| &self.rules[rule].steps[step].condition);
+        Wanted::new(kinds, opens)
     }
 
     /// The steps that look at this kind of event.

@@ -246,6 +246,20 @@ impl Btf {
             regs_di: at("pt_regs", "di")?,
             regs_si: at("pt_regs", "si")?,
             regs_dx: at("pt_regs", "dx")?,
+            regs_r10: at("pt_regs", "r10")?,
+            regs_r8: at("pt_regs", "r8")?,
+            regs_orig_ax: at("pt_regs", "orig_ax")?,
+            cred_cap_effective: at("cred", "cap_effective")?,
+            fs_pwd: at("fs_struct", "pwd")?,
+            sk_num: at("sock", "__sk_common.skc_num")?,
+            sk_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr")?,
+            sk_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr")?,
+            unix_addr: at("unix_sock", "addr")?,
+            unix_path: at("unix_sock", "path")?,
+            unix_address_len: at("unix_address", "len")?,
+            unix_address_name: at("unix_address", "name")?,
+            // A kernel without io_uring has no such structure and nothing that would ask for it.
+            io_kiocb_opcode: at("io_kiocb", "opcode").unwrap_or_default(),
         })
     }
 }

@@ -56,10 +56,25 @@ pub enum Body {
     },
     /// A file was opened, or the attempt refused.
     Open(Open),
-    /// Bytes read from the workspace since the thread's last such event.
-    Read(u64),
-    /// Bytes sent to other addresses than loopback since the thread's last such event.
-    Send(u64),
+    /// What was read from the workspace since the thread's last such event.
+    Read(wire::Sum),
+    /// What was sent to other addresses than loopback since the thread's last such event.
+    Send(wire::Sum),
+    /// A socket was bound to an address.
+    Bind(Peer),
+    /// A socket listens at an address.
+    Listen(Peer),
+    /// Names, modes or owners changed.
+    Change(Change),
+    /// A file of the workspace was mapped.
+    Map(Open),
+    /// A rare system call.
+    Syscall(Syscall),
+    /// A request was submitted to io_uring.
+    IoUring {
+        /// An `IORING_OP_*`.
+        opcode: u32,
+    },
     /// An expected cgroup was made.
     CgroupMade(Cgroup),
     /// A watched cgroup was removed.
@@ -70,6 +85,8 @@ pub enum Body {
         kind: Kind,
         /// How many.
         count: u64,
+        /// The container had more on the way than one may have; else the ring was full.
+        throttled: bool,
     },
 }
 
@@ -82,8 +99,10 @@ pub struct Path {
     pub truncated: bool,
     /// It could not be read; the text may be empty or incomplete.
     pub unreadable: bool,
-    /// It is what the caller passed, not what the kernel resolved.
+    /// It is what the caller passed, joined to the directory it is relative to, not what the kernel resolved.
     pub as_passed: bool,
+    /// The file is in no directory, as a memfd is.
+    pub nowhere: bool,
 }
 
 /// One end of a connection.
@@ -99,6 +118,8 @@ pub struct Connection {
     pub result: Option<i32>,
     /// The address is what the caller passed, not the socket's.
     pub as_passed: bool,
+    /// What the caller's memory said meanwhile, where it was asked.
+    pub passed: Option<(IpAddr, u16)>,
 }
 
 /// The other end.
@@ -129,6 +150,34 @@ pub struct Open {
     pub fifo: bool,
     /// 0, or the error number, positive.
     pub errno: i32,
+    /// What the caller's memory said when the call returned, where it was asked.
+    pub passed: Option<String>,
+}
+
+/// A change of names, modes or owners.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The system call's number on x86-64.
+    pub syscall: u32,
+    /// The affected name; the new one where there are two.
+    pub path: Path,
+    /// The old name; or a symbolic link's text.
+    pub other: Option<String>,
+    /// 0, or the error number, positive.
+    pub errno: i32,
+}
+
+/// A rare system call.
+#[derive(Clone, Debug)]
+pub struct Syscall {
+    /// Its number on x86-64.
+    pub number: u32,
+    /// The text that one of its arguments is.
+    pub text: Option<String>,
+    /// What it gave back.
+    pub result: i64,
+    /// Its first four arguments.
+    pub arguments: [u64; 4],
 }
 
 /// A cgroup that came or went.
@@ -179,30 +228,32 @@ fn body(kind: Kind, header: &Header, rest: &[u8]) -> Option<Body> {
             Body::Exec { path: self::path(header, path), args, stdio: exec.stdio }
         }
         Kind::ExecFailed => {
-            let (open, tail): (wire::Open, _) = take(rest)?;
-            let (path, _) = split(tail, open.path_len)?;
-            Body::ExecFailed { path: self::path(header, path), errno: open.result.saturating_neg() }
+            let Open { path, errno, .. } = opened(header, rest)?;
+            Body::ExecFailed { path, errno }
         }
         Kind::Fork => Body::Fork,
         Kind::Exit => Body::Exit { status: take::<wire::Exit>(rest)?.0.status },
         Kind::Connect => Body::Connect(connection(header, rest)?),
         Kind::Accept => Body::Accept(connection(header, rest)?),
         Kind::Redirect => Body::Redirect { stdio: take::<wire::Redirect>(rest)?.0.stdio },
-        Kind::Open => {
-            let (open, tail): (wire::Open, _) = take(rest)?;
-            let (path, _) = split(tail, open.path_len)?;
-            Body::Open(Open {
-                path: self::path(header, path),
-                inode: open.inode,
-                device: open.device,
-                write: open.flags & (nix::libc::O_WRONLY | nix::libc::O_RDWR) as u32 != 0,
-                created: open.created != 0,
-                fifo: open.mode & nix::libc::S_IFMT == nix::libc::S_IFIFO,
-                errno: open.result.saturating_neg(),
+        Kind::Open => Body::Open(opened(header, rest)?),
+        Kind::Map => Body::Map(opened(header, rest)?),
+        Kind::Read => Body::Read(take::<wire::Sum>(rest)?.0),
+        Kind::Send => Body::Send(take::<wire::Sum>(rest)?.0),
+        Kind::Bind => Body::Bind(local(rest)?),
+        Kind::Listen => Body::Listen(local(rest)?),
+        Kind::Change => Body::Change(change(header, rest)?),
+        Kind::Syscall => {
+            let (call, tail): (wire::Syscall, _) = take(rest)?;
+            let (text, _) = split(tail, call.text_len)?;
+            Body::Syscall(Syscall {
+                number: call.number,
+                text: (!text.is_empty()).then(|| self::text(text)),
+                result: call.result,
+                arguments: call.arguments,
             })
         }
-        Kind::Read => Body::Read(take::<wire::Sum>(rest)?.0.bytes),
-        Kind::Send => Body::Send(take::<wire::Sum>(rest)?.0.bytes),
+        Kind::IoUring => Body::IoUring { opcode: take::<wire::Submission>(rest)?.0.opcode },
         Kind::CgroupMade => Body::CgroupMade(cgroup(rest)?),
         Kind::CgroupGone => Body::CgroupGone(cgroup(rest)?),
     })
@@ -228,14 +279,17 @@ fn texts(bytes: &[u8]) -> Arc<[Arc<str>]> {
     bytes.split(|byte| *byte == 0).map(|text| Arc::from(String::from_utf8_lossy(text))).collect()
 }
 
+/// A text, up to its NUL.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or(bytes)).into_owned()
+}
+
+/// The parts of a path, last first, each ended by a NUL.
 fn path(header: &Header, bytes: &[u8]) -> Path {
     let flag = |flag| header.flags & flag != 0;
     let truncated = flag(wire::FLAG_PATH_TRUNCATED);
-    let as_passed = flag(wire::FLAG_PATH_AS_PASSED);
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    let text = if as_passed {
-        String::from_utf8_lossy(bytes).into_owned()
-    } else if bytes.is_empty() {
+    let text = if bytes.is_empty() {
         "/".to_owned()
     } else {
         let mut text = String::with_capacity(bytes.len() + 1);
@@ -247,32 +301,128 @@ fn path(header: &Header, bytes: &[u8]) -> Path {
         }
         text
     };
-    Path { text, truncated, unreadable: flag(wire::FLAG_PATH_UNREADABLE), as_passed }
+    Path {
+        text,
+        truncated,
+        unreadable: flag(wire::FLAG_PATH_UNREADABLE),
+        as_passed: flag(wire::FLAG_PATH_AS_PASSED),
+        nowhere: flag(wire::FLAG_PATH_NOWHERE),
+    }
+}
+
+/// What a caller calls a file: its text, from the place that it is relative to.
+fn named(header: &Header, place: &[u8], passed: &[u8]) -> Path {
+    let place = path(header, place);
+    let passed = text(passed);
+    let text = if passed.starts_with('/') { passed } else { format!("{}/{passed}", place.text) };
+    Path { text: tidy(&text), ..place }
+}
+
+/// A path without `.`, `..` and empty parts, as far as that can be told without looking at any file: a symbolic link
+/// before a `..` leads elsewhere.
+pub fn tidy(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn opened(header: &Header, rest: &[u8]) -> Option<Open> {
+    let (open, tail): (wire::Open, _) = take(rest)?;
+    let (place, tail) = split(tail, open.path_len)?;
+    let (passed, _) = split(tail, open.passed_len)?;
+    let refused = header.flags & wire::FLAG_PATH_AS_PASSED != 0;
+    Some(Open {
+        path: if refused { named(header, place, passed) } else { path(header, place) },
+        inode: open.inode,
+        device: open.device,
+        write: open.flags & (nix::libc::O_WRONLY | nix::libc::O_RDWR) as u32 != 0,
+        created: open.created != 0,
+        fifo: open.mode & nix::libc::S_IFMT == nix::libc::S_IFIFO,
+        errno: open.result.saturating_neg(),
+        passed: (!refused && !passed.is_empty()).then(|| text(passed)),
+    })
+}
+
+fn change(header: &Header, rest: &[u8]) -> Option<Change> {
+    let (change, tail): (wire::Change, _) = take(rest)?;
+    let (place, tail) = split(tail, change.place_len)?;
+    let (passed, tail) = split(tail, change.text_len)?;
+    let (other_place, tail) = split(tail, change.other_place_len)?;
+    let (other, _) = split(tail, change.other_text_len)?;
+    let path = if passed.is_empty() { path(header, place) } else { named(header, place, passed) };
+    // What a symbolic link says is relative to nothing yet.
+    let other = match other {
+        [] => None,
+        other if other_place.is_empty() => Some(text(other)),
+        other => Some(named(header, other_place, other).text),
+    };
+    Some(Change { syscall: change.syscall, path, other, errno: change.result.saturating_neg() })
+}
+
+fn local(rest: &[u8]) -> Option<Peer> {
+    let (local, _): (wire::Local, _) = take(rest)?;
+    Some(peer(&local.address, local.protocol))
+}
+
+fn peer(address: &wire::Address, protocol: u32) -> Peer {
+    let ip = self::address(address);
+    if protocol == nix::libc::IPPROTO_TCP as u32 || protocol == nix::libc::IPPROTO_MPTCP as u32 {
+        Peer::Tcp(ip, address.port)
+    } else {
+        Peer::Udp(ip, address.port)
+    }
 }
 
 fn connection(header: &Header, rest: &[u8]) -> Option<Connection> {
     let (connect, tail): (wire::Connect, _) = take(rest)?;
+    let as_passed = header.flags & wire::FLAG_ADDRESS_AS_PASSED != 0;
+    let passed = sockaddr(&connect.passed);
     let peer = if connect.peer.family == nix::libc::AF_UNIX as u16 {
         let (path, _) = split(tail, connect.path_len)?;
         Peer::Unix(match path {
-            [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name).trim_end_matches('\0')),
-            path => String::from_utf8_lossy(path.split(|byte| *byte == 0).next()?).into_owned(),
+            [] => String::new(),
+            [0, name @ ..] if as_passed || connect.is_abstract != 0 => {
+                format!("@{}", String::from_utf8_lossy(name).trim_end_matches('\0'))
+            }
+            path if as_passed => text(path),
+            path => self::path(header, path).text,
         })
+    } else if let (true, Some((ip, port))) = (as_passed, passed) {
+        Peer::Tcp(ip, port)
     } else {
-        let ip = address(&connect.peer);
-        if connect.protocol == nix::libc::IPPROTO_TCP as u32 {
-            Peer::Tcp(ip, connect.peer.port)
-        } else {
-            Peer::Udp(ip, connect.peer.port)
-        }
+        peer(&connect.peer, connect.protocol)
     };
     Some(Connection {
         stdio: connect.stdio,
         inode: connect.inode,
         peer,
         result: (connect.result <= 0).then(|| connect.result.saturating_neg()),
-        as_passed: header.flags & wire::FLAG_ADDRESS_AS_PASSED != 0,
+        as_passed,
+        passed,
     })
+}
+
+/// The address in a `struct sockaddr_in` or `sockaddr_in6`.
+fn sockaddr(bytes: &[u8; wire::SOCKADDR]) -> Option<(IpAddr, u16)> {
+    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    let mut ip = [0; 16];
+    if family == nix::libc::AF_INET as u16 {
+        ip[..4].copy_from_slice(&bytes[4..8]);
+    } else if family == nix::libc::AF_INET6 as u16 {
+        ip.copy_from_slice(&bytes[8..24]);
+    } else {
+        return None;
+    }
+    Some((address(&wire::Address { ip, family, port }), port))
 }
 
 /// The address in a record; an IPv4 address in IPv6's clothes is given as IPv4.
@@ -309,7 +459,9 @@ mod tests {
         assert_eq!(path(&header(0), b"").text, "/");
         let cut = path(&header(wire::FLAG_PATH_TRUNCATED), b"c\0b\0");
         assert_eq!((cut.text.as_str(), cut.truncated), ("b/c", true));
-        assert_eq!(path(&header(wire::FLAG_PATH_AS_PASSED), b"../x\0").text, "../x");
+        let passed = |place, text| named(&header(wire::FLAG_PATH_AS_PASSED), place, text).text;
+        assert_eq!(passed(b"b\0a\0", b".//../x\0"), "/a/x");
+        assert_eq!(passed(b"b\0a\0", b"/x/./y\0"), "/x/y");
     }
 
     #[test]
@@ -329,7 +481,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_an_error(mut bytes: Vec<u8>, kind in 0u32..16) {
+        fn any_bytes_are_an_event_or_an_error(mut bytes: Vec<u8>, kind in 0u32..Kind::COUNT + 3) {
             let at = std::mem::offset_of!(Header, kind);
             if let Some(place) = bytes.get_mut(at..at + 4) {
                 place.copy_from_slice(&kind.to_ne_bytes());
@@ -338,7 +490,7 @@ mod tests {
         }
 
         #[test]
-        fn long_bytes_too(tail in proptest::collection::vec(any::<u8>(), 0..2048), kind in 1u32..13, len in 0u32..2048) {
+        fn long_bytes_too(tail in proptest::collection::vec(any::<u8>(), 0..2048), kind in 1u32..Kind::COUNT, len in 0u32..2048) {
             let mut bytes = vec![0; size_of::<Header>()];
             let at = std::mem::offset_of!(Header, kind);
             bytes[at..at + 4].copy_from_slice(&kind.to_ne_bytes());

@@ -20,7 +20,7 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuHashMap, RingBuf},
 };
 pub use btf::BtfError;
-use coi_common::{CGROUP_PATH, Header, Kind, LossKey, Scope};
+use coi_common::{CGROUP_PATH, Control, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
 pub use programs::AttachError;
 
 use self::decode::{Body, RawEvent};
@@ -30,6 +30,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/co
 
 /// How long bulk records may wait while nothing else happens.
 pub const BULK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a file that was read does not count again.
+const EPOCH_NS: u64 = 10_000_000_000;
+
+/// Change what is there, add nothing: `BPF_EXIST` of `include/uapi/linux/bpf.h`.
+const BPF_EXIST: u64 = 2;
 
 /// Why the sensor cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,14 @@ pub struct Sensor {
     scopes: BpfHashMap<MapData, u64, WireScope>,
     expected: BpfHashMap<MapData, [u8; CGROUP_PATH], WireScope>,
     levels: Array<MapData, u32>,
+    sleeps: Array<MapData, u32>,
+    epoch: Array<MapData, u32>,
+    wanted: Array<MapData, WireWanted>,
+    names: BpfHashMap<MapData, WireNameKey, u32>,
+    sent: BpfHashMap<MapData, u64, WireFlow>,
+    controls: BpfHashMap<MapData, u64, WireControl>,
+    /// What has been said in `controls`.
+    said: HashMap<u64, Control>,
     lost: PerCpuHashMap<MapData, WireLossKey, u64>,
     /// What has been told of the loss counters.
     told: HashMap<LossKey, u64>,
@@ -88,23 +102,35 @@ pub struct Sensor {
     undecodable: u64,
 }
 
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct WireScope(Scope);
-// SAFETY: repr(transparent) over a repr(C) structure of integers without padding.
-unsafe impl aya::Pod for WireScope {}
+/// Makes a type of the common crate one that maps may hold.
+macro_rules! wire {
+    ($($wire:ident($inner:ty);)*) => {$(
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        struct $wire($inner);
+        // SAFETY: repr(transparent) over a repr(C) structure of integers without padding.
+        unsafe impl aya::Pod for $wire {}
+    )*};
+}
 
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct WireLossKey(LossKey);
-// SAFETY: as above.
-unsafe impl aya::Pod for WireLossKey {}
+wire! {
+    WireScope(Scope);
+    WireLossKey(LossKey);
+    WireOffsets(coi_common::Offsets);
+    WireWanted(Wanted);
+    WireNameKey(NameKey);
+    WireFlow(Flow);
+    WireControl(Control);
+}
 
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct WireOffsets(coi_common::Offsets);
-// SAFETY: as above.
-unsafe impl aya::Pod for WireOffsets {}
+/// What to tell the kernel side of the events that anybody wants.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// The kinds, and what the tests on names have in common.
+    pub wanted: Wanted,
+    /// The tests on the names of opened files.
+    pub names: HashMap<NameKey, u32>,
+}
 
 impl Sensor {
     /// Loads the programs and attaches them. Nothing is watched yet.
@@ -120,6 +146,13 @@ impl Sensor {
             scopes: BpfHashMap::try_from(take(&mut ebpf, "SCOPES")?)?,
             expected: BpfHashMap::try_from(take(&mut ebpf, "EXPECTED")?)?,
             levels: Array::try_from(take(&mut ebpf, "LEVELS")?)?,
+            sleeps: Array::try_from(take(&mut ebpf, "SLEEPS")?)?,
+            epoch: Array::try_from(take(&mut ebpf, "EPOCH")?)?,
+            wanted: Array::try_from(take(&mut ebpf, "WANTED")?)?,
+            names: BpfHashMap::try_from(take(&mut ebpf, "NAMES")?)?,
+            sent: BpfHashMap::try_from(take(&mut ebpf, "SENT")?)?,
+            controls: BpfHashMap::try_from(take(&mut ebpf, "CONTROLS")?)?,
+            said: HashMap::new(),
             lost: PerCpuHashMap::try_from(take(&mut ebpf, "LOST")?)?,
             told: HashMap::new(),
             programs,
@@ -160,13 +193,65 @@ impl Sensor {
     /// Watches a cgroup that exists.
     pub fn watch(&mut self, id: u64, scope: Scope) -> Result<(), SensorError> {
         self.allow_level(scope.level)?;
+        self.sent.insert(id, WireFlow(Flow::default()), 0)?;
+        self.controls.insert(id, WireControl(Control::default()), 0)?;
+        self.said.remove(&id);
         self.scopes.insert(id, WireScope(scope), 0)?;
         Ok(())
     }
 
     /// Watches a cgroup no longer.
     pub fn unwatch(&mut self, id: u64) -> Result<(), SensorError> {
-        ignore_missing(self.scopes.remove(&id))
+        ignore_missing(self.scopes.remove(&id))?;
+        self.forget(id);
+        ignore_missing(self.sent.remove(&id))?;
+        ignore_missing(self.controls.remove(&id))
+    }
+
+    /// A watched cgroup has been removed.
+    pub fn forget(&mut self, id: u64) {
+        self.said.remove(&id);
+    }
+
+    /// Says which events are wanted of all watched cgroups. What is wanted before and after is not missed meanwhile.
+    pub fn want(&mut self, filter: &Filter) -> Result<(), SensorError> {
+        let old: Vec<_> = self.names.keys().flatten().collect();
+        for (key, tests) in &filter.names {
+            self.names.insert(WireNameKey(*key), *tests, 0)?;
+        }
+        self.wanted.set(0, WireWanted(filter.wanted), 0)?;
+        for WireNameKey(key) in old {
+            if !filter.names.contains_key(&key) {
+                ignore_missing(self.names.remove(&WireNameKey(key)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether every event of a watched cgroup is wanted, whatever [`Self::want`] says.
+    pub fn want_everything(&mut self, id: u64, everything: bool) -> Result<(), SensorError> {
+        let control = self.said.entry(id).or_default();
+        control.everything = everything.into();
+        let control = *control;
+        ignore_missing(self.controls.insert(id, WireControl(control), BPF_EXIST))?;
+        let anywhere = self.said.values().any(|control| control.everything != 0);
+        let WireWanted(wanted) = self.wanted.get(&0, 0)?;
+        if (wanted.somewhere_everything != 0) != anywhere {
+            let wanted = Wanted { somewhere_everything: anywhere.into(), ..wanted };
+            self.wanted.set(0, WireWanted(wanted), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The reader is about to sleep until [`Self::wakes`]. A record that is on its way just then may not wake it: the
+    /// first sleep must be short.
+    pub fn sleeps(&mut self) -> Result<(), SensorError> {
+        Ok(self.sleeps.set(0, 1, 0)?)
+    }
+
+    /// The reader is awake and looks by itself.
+    pub fn is_awake(&mut self) -> Result<(), SensorError> {
+        Ok(self.sleeps.set(0, 0, 0)?)
     }
 
     /// Levels are only added: a level without a watched cgroup costs others one look-up, and a race between
@@ -185,10 +270,16 @@ impl Sensor {
     /// bulk ring by then, so an open is never judged after the connection that followed it.
     pub fn drain(&mut self, events: &mut Vec<RawEvent>) {
         let begin = events.len();
-        for ring in [&mut self.priority, &mut self.bulk] {
+        let mut taken = HashMap::<u64, Flow>::new();
+        for (ring, bulk) in [(&mut self.priority, false), (&mut self.bulk, true)] {
             while let Some(record) = ring.next() {
                 match decode::decode(&record) {
-                    Ok(event) => events.push(event),
+                    Ok(event) => {
+                        let flow = taken.entry(event.header.scope).or_default();
+                        let counter = if bulk { &mut flow.bulk } else { &mut flow.priority };
+                        *counter += record.len() as u64;
+                        events.push(event);
+                    }
                     Err(error) => {
                         self.undecodable += 1;
                         tracing::error!(%error, total = self.undecodable, "a kernel record was not understood");
@@ -196,7 +287,24 @@ impl Sensor {
                 }
             }
         }
+        for (id, flow) in taken {
+            let control = self.said.entry(id).or_default();
+            control.taken.priority = control.taken.priority.wrapping_add(flow.priority);
+            control.taken.bulk = control.taken.bulk.wrapping_add(flow.bulk);
+            // A cgroup that is gone has no budget to be given back.
+            let _ = self.controls.insert(id, WireControl(*control), BPF_EXIST);
+        }
         events[begin..].sort_by_key(|event| event.header.time);
+    }
+
+    /// Tells the kernel side how late it is; call it once a second or more often.
+    pub fn tick(&mut self) -> Result<(), SensorError> {
+        // 0 and 1 are marks there.
+        let epoch = (boottime() / EPOCH_NS) as u32 + 2;
+        if self.epoch.get(&0, 0)? != epoch {
+            self.epoch.set(0, epoch, 0)?;
+        }
+        Ok(())
     }
 
     /// Appends one event for each kind of record of which more were lost since the last call.
@@ -212,7 +320,8 @@ impl Sensor {
                 *told = total;
                 let header =
                     Header { time: boottime(), scope: key.scope, kind: key.kind, ..Header::default() };
-                events.push(RawEvent { header, body: Body::Loss { kind, count } });
+                let throttled = key.reason == LOST_BUDGET;
+                events.push(RawEvent { header, body: Body::Loss { kind, count, throttled } });
             }
         }
     }

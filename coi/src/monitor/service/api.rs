@@ -145,10 +145,14 @@ pub struct Status {
 /// Something that cannot be seen on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hole {
+    /// For programs: what stays the same when the wording changes.
+    pub id: String,
     /// What is not seen.
     pub what: String,
     /// Why.
     pub why: String,
+    /// The ways by which it can be done, as the tests name them.
+    pub routes: Vec<String>,
 }
 
 /// A call that failed.

@@ -195,7 +195,15 @@ impl Client {
 
     /// What the watch of this name sees, from now on.
     pub async fn events(&self, name: &str) -> Result<Events> {
-        let target = format!("/v1/events?watch={}", segment(name));
+        self.lines(format!("/v1/events?watch={}", segment(name))).await
+    }
+
+    /// The alerts and states of the watch of this name, from now on. Nothing is sent by the kernel for their sake.
+    pub async fn alerts(&self, name: &str) -> Result<Events> {
+        self.lines(format!("/v1/events?watch={}&alerts=true", segment(name))).await
+    }
+
+    async fn lines(&self, target: String) -> Result<Events> {
         match self.http.lines(&target, QUICK, None).await.map_err(|e| self.error(e))? {
             Ok(lines) => Ok(Events { lines }),
             Err(reply) => Err(self.refusal(&target, reply.status, &reply.body)),

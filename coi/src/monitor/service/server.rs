@@ -101,6 +101,9 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
+    /// The pipeline does not start.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::StartError),
     /// A thread or a signal handler cannot be made.
     #[error("cannot start the daemon: {0}")]
     Start(#[source] io::Error),
@@ -165,7 +168,7 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = rules.rules().iter().filter(|rule| rule.enabled).count();
-    let (pipeline, thread) = pipeline::start(sensor, rules).map_err(ServerError::Start)?;
+    let (pipeline, thread) = pipeline::start(sensor, rules)?;
     // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(failed)?;
@@ -330,6 +333,7 @@ impl Service {
             respond: request.respond.into(),
             workspace: found.inside,
             viewers,
+            onlookers: 0.into(),
             notes,
             unsaid: 0.into(),
         });
@@ -345,7 +349,9 @@ impl Service {
         } else {
             "armed; it is only observed"
         };
-        watching.enter(WatchState::Armed, why, &self.holes).await;
+        let coverage = audit::coverage(&watching.watched.container, &self.programs, &self.holes);
+        watching.record(coverage, false).await;
+        watching.enter(WatchState::Armed, why).await;
         self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
         let entry = Entry { watching: Arc::clone(&watching), over: None };
         self.watches().insert(found.name, entry);
@@ -411,7 +417,7 @@ impl Service {
     /// Watches no longer.
     async fn end(&self, watching: &Arc<Watching>) -> Result<(), Refusal> {
         if !watching.is_over() {
-            watching.enter(WatchState::Gone, "watched no longer", &[]).await;
+            watching.enter(WatchState::Gone, "watched no longer").await;
         }
         self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
         // It has ended already if this is the second time.
@@ -622,33 +628,48 @@ async fn kill(
 #[derive(Deserialize)]
 struct EventsQuery {
     watch: String,
+    /// Only alerts and states.
+    #[serde(default)]
+    alerts: bool,
 }
 
-/// Lines from now on; the first one is the watch's state, so that a viewer knows it is there.
+/// Lines from now on; the first ones are the coverage and the watch's state, so that a viewer knows it is there.
 async fn events(
     State(service): State<Arc<Service>>,
     Query(query): Query<EventsQuery>,
 ) -> Result<Response, Refusal> {
     let watching = service.find(&query.watch)?;
     let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
+    let onlooker = match query.alerts {
+        true => None,
+        false => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
+    };
     let state = |why: &str| {
-        let record = audit::state(&watching.watched.container, watching.state(), why, &[]);
+        let record = audit::state(&watching.watched.container, watching.state(), why);
         format!("{}\n", serde_json::Value::Object(record))
     };
-    let first = tokio_stream::once(state("you see what happens from now on"));
+    let coverage = audit::coverage(&watching.watched.container, &service.programs, &service.holes);
+    let coverage = format!("{}\n", serde_json::Value::Object(coverage));
+    let first = tokio_stream::iter([coverage, state("you see what happens from now on")]);
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);
+    let alerts = query.alerts;
+    let lines = lines.filter(move |line| !(alerts && matches!(line, Ok(pipeline::Shown::Event(_)))));
     let rest = lines.map(move |line| match line {
         Ok(shown) => shown.into_line(),
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             let why = format!(
                 "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
             );
-            let record = audit::state(&container, now.state(), &why, &[]);
+            let record = audit::state(&container, now.state(), &why);
             format!("{}\n", serde_json::Value::Object(record))
         }
     });
-    let body = first.chain(rest).map(Ok::<_, io::Error>);
+    let body = first.chain(rest).map(move |line| {
+        // As long as there is a body, somebody looks.
+        let _looks = &onlooker;
+        Ok::<_, io::Error>(line)
+    });
     Ok(([("content-type", "application/x-ndjson")], Body::from_stream(body)).into_response())
 }
 

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::api::{ActionName, WatchState};
+use super::api::{ActionName, Hole, WatchState};
 use crate::monitor::rules::Severity;
 
 /// A line.
@@ -24,6 +24,8 @@ pub struct Line {
     pub process: Process,
     /// Where it connected to.
     pub destination: Destination,
+    /// Where it listens.
+    pub server: Destination,
     /// What it opened.
     pub file: File,
     /// What COI adds.
@@ -94,6 +96,82 @@ pub struct Coi {
     pub state: Option<WatchState>,
     /// `setup` before the container's own init runs.
     pub phase: String,
+    /// What was changed about a file.
+    pub file: Change,
+    /// A rare system call.
+    pub syscall: Syscall,
+    /// A request of io_uring.
+    pub io_uring: IoUring,
+    /// What the caller passed, where it is not what the kernel took.
+    pub passed: Passed,
+    /// An AF_UNIX socket.
+    pub socket: Socket,
+    /// What was lost.
+    pub loss: Loss,
+    /// What cannot be seen.
+    pub holes: Vec<Hole>,
+}
+
+/// What was changed about a file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Change {
+    /// Such as `rename`.
+    pub change: String,
+    /// The old name, or a symbolic link's text.
+    pub source: String,
+}
+
+/// A rare system call.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Syscall {
+    /// Its name.
+    pub name: String,
+    /// A path or name among its arguments.
+    pub path: String,
+    /// What it gave back.
+    pub result: Option<i64>,
+}
+
+/// A request of io_uring.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IoUring {
+    /// What was asked for.
+    pub opcode: String,
+}
+
+/// What a caller passed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Passed {
+    /// A path.
+    pub path: String,
+    /// An address.
+    pub ip: String,
+    /// Its port.
+    pub port: Option<u16>,
+}
+
+/// An AF_UNIX socket.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Socket {
+    /// Its path.
+    pub path: String,
+}
+
+/// What was lost.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Loss {
+    /// Events of which kind.
+    pub kind: String,
+    /// How many.
+    pub count: u64,
+    /// `ring` or `budget`.
+    pub reason: String,
 }
 
 /// What was done.

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
+use super::api::{ActionName, ActionTaken, Subject, Watch, WatchState};
 use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
@@ -110,7 +110,7 @@ impl Watching {
     }
 
     /// Comes to a state and says so, in the log and to whoever looks on.
-    pub(super) async fn enter(self: &Arc<Self>, state: WatchState, why: &str, holes: &[Hole]) {
+    pub(super) async fn enter(self: &Arc<Self>, state: WatchState, why: &str) {
         {
             let mut now = self.now();
             now.state = state;
@@ -118,11 +118,11 @@ impl Watching {
                 now.last_action = None;
             }
         }
-        self.record(audit::state(&self.watched.container, state, why, holes), true).await;
+        self.record(audit::state(&self.watched.container, state, why), true).await;
     }
 
     /// Writes a record and shows it. The disk is waited for on a thread of its own.
-    async fn record(self: &Arc<Self>, record: Map<String, Value>, sync: bool) {
+    pub(super) async fn record(self: &Arc<Self>, record: Map<String, Value>, sync: bool) {
         let this = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || {
             let mut log = this.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,13 +156,13 @@ impl Watching {
                     self.now().cgroup = Some(Arc::clone(&cgroup));
                     // Incus may take its time; what the watch decides does not wait for it.
                     tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
-                    self.enter(WatchState::Running, "its cgroup was made", &[]).await;
+                    self.enter(WatchState::Running, "its cgroup was made").await;
                 }
                 Note::Gone => {
                     self.now().cgroup = None;
                     if !self.is_over() {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
-                        self.enter(state, "its cgroup was removed", &[]).await;
+                        self.enter(state, "its cgroup was removed").await;
                     }
                     if self.ephemeral {
                         // The service has it disarmed; nobody there means the daemon is ending.
@@ -185,7 +185,7 @@ impl Watching {
             if unsaid > 0 {
                 let why =
                     format!("{unsaid} alerts came faster than they could be written and are not in this log");
-                self.enter(self.state(), &why, &[]).await;
+                self.enter(self.state(), &why).await;
             }
         }
     }
@@ -205,11 +205,11 @@ impl Watching {
                 };
                 if mine {
                     let why = format!("{} is another container's", cgroup.path());
-                    self.enter(WatchState::Armed, &why, &[]).await;
+                    self.enter(WatchState::Armed, &why).await;
                 }
             }
             Owner::Successor => {
-                self.enter(WatchState::Gone, "another container has its name now", &[]).await;
+                self.enter(WatchState::Gone, "another container has its name now").await;
                 // Nobody there means the daemon is ending.
                 let _ = ended.send(Arc::clone(&self)).await;
             }
@@ -226,13 +226,13 @@ impl Watching {
                 // What happened so far is over before it goes on.
                 pipeline.rearm(Arc::clone(&self.watched)).await?;
                 self.responder.thaw(cgroup).await?;
-                self.enter(WatchState::Running, "thawed by a person; armed again", &[]).await;
+                self.enter(WatchState::Running, "thawed by a person; armed again").await;
             }
             Order::Kill => {
                 let killed = self.responder.kill(cgroup).await;
                 if killed.is_ok() {
                     // Who follows it need not wait until Incus has cleaned up.
-                    self.enter(WatchState::Gone, "killed by a person", &[]).await;
+                    self.enter(WatchState::Gone, "killed by a person").await;
                 }
                 self.responder.bury().await.or(killed)?;
             }
@@ -304,7 +304,7 @@ impl Watching {
         .await;
         if action != ActionName::Log && error.is_none() {
             let state = self.state();
-            self.record(audit::state(&self.watched.container, state, &alert.message, &[]), true).await;
+            self.record(audit::state(&self.watched.container, state, &alert.message), true).await;
         }
     }
 }

@@ -290,14 +290,14 @@ fn an_excepted_event_counts_for_no_step() {
 #[test]
 fn overrides_change_what_they_name() {
     let rules = rules(&rule(&format!("{BYTES}\nenabled = false")));
-    assert!(rules.wanted().is_empty());
+    assert!(rules.wanted().kinds.is_empty());
     assert_eq!(rules.rules()[0].thresholds().collect::<Vec<_>>(), [("coi.io.bytes", 50 << 20)]);
     let overrides = Overrides::parse(&source(
         "[other]\nx = 1\n[rules.r]\nenabled = true\nseverity = 'info'\nat_least = '500MiB'\n",
     ));
     let changed = rules.with(&overrides.unwrap()).unwrap();
     assert_eq!(changed.rules()[0].severity, Severity::Info);
-    assert_eq!(changed.wanted(), [EventKind::Read].into_iter().collect::<KindSet>());
+    assert_eq!(changed.wanted().kinds, [EventKind::Read].into_iter().collect::<KindSet>());
     assert_eq!(changed.rules()[0].thresholds().collect::<Vec<_>>(), [("coi.io.bytes", 500 << 20)]);
     let mut bench = Bench { engine: Engine::new(Arc::new(changed)), alerts: Vec::new() };
     assert_eq!(bench.see("event = 'read', coi.io.bytes = '499MiB'"), 0);

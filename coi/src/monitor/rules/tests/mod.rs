@@ -6,6 +6,7 @@ mod conditions;
 mod diagnostics;
 mod engine;
 mod robustness;
+mod wanted;
 
 use std::sync::Arc;
 

@@ -1,0 +1,137 @@
+//! Which events anybody wants: what no rule can match and nobody looks at is not sent.
+//!
+//! User space derives [`Wanted`] and the tests on names from the rules. A test may pass what no rule matches; it never
+//! holds back what one does. Names are the kernel's own, of the file that was really opened.
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use coi_common::{
+    AFFIX, FORM_DIRECTORY, FORM_NAME, FORM_PREFIX, FORM_SUFFIX, Kind, NameKey, PASSES, TEST_SPACE, Wanted,
+};
+
+use crate::{
+    exec::bounded,
+    kernel::{offset, read},
+    path, ring,
+    scope::Watched,
+};
+
+/// What is wanted.
+#[map]
+static WANTED: Array<Wanted> = Array::with_max_entries(1, 0);
+/// The tests on the names of opened files; values as [`PASSES`] describes them.
+#[map]
+static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(8192, 0);
+/// Room for a key: one for each form, so that what is written for one is not taken for another.
+#[map]
+static KEYS: PerCpuArray<NameKey> = PerCpuArray::with_max_entries(4, 0);
+
+/// Are events of this kind wanted of this cgroup?
+#[inline(always)]
+pub fn kind(kind: Kind, watched: &Watched) -> bool {
+    let Some(wanted) = WANTED.get(0) else { return true };
+    wanted.kinds & kind.bit() != 0 || wanted.somewhere_everything != 0 && ring::everything(watched.id)
+}
+
+/// Is the opening of this file wanted? `attributes` are `OPEN_*`; `in_workspace` is asked only if it matters.
+#[inline(always)]
+pub fn open(watched: &Watched, file: u64, attributes: u32, in_workspace: impl FnOnce() -> bool) -> bool {
+    let Some(wanted) = WANTED.get_ptr(0) else { return true };
+    // SAFETY: a pointer to a map's value stays valid while the program runs; user space replaces the value as a whole,
+    // and a mixture of two would pass for one event.
+    let wanted = unsafe { &*wanted };
+    if wanted.somewhere_everything != 0 && ring::everything(watched.id) {
+        return true;
+    }
+    if wanted.kinds & Kind::Open.bit() == 0 {
+        return false;
+    }
+    let passes = PASSES[(attributes & 3) as usize];
+    if wanted.any & passes != 0 {
+        return true;
+    }
+    if wanted.workspace & passes != 0 && in_workspace() {
+        return true;
+    }
+    let Some(dentry) = read::<u64>(path::of_file(file) + offset!(path_dentry)) else { return true };
+    last_part(wanted, dentry, passes)
+        || wanted.directory_lengths != 0
+            && path::any_directory(file, |dentry| {
+                let Some(name) = Name::of(dentry) else { return true };
+                wanted.directory_lengths & bit(name.len) != 0
+                    && has(&wanted.directory_first, name.first())
+                    && name.passes(FORM_DIRECTORY, 0, name.len, passes)
+            })
+}
+
+#[inline(always)]
+fn last_part(wanted: &Wanted, dentry: u64, passes: u32) -> bool {
+    let Some(name) = Name::of(dentry) else { return true };
+    let affix = AFFIX as u64;
+    wanted.name_lengths & bit(name.len) != 0
+        && has(&wanted.name_first, name.first())
+        && name.passes(FORM_NAME, 0, name.len, passes)
+        || name.len >= affix
+            && (has(&wanted.prefix_first, name.first()) && name.passes(FORM_PREFIX, 0, affix, passes)
+                || has(&wanted.suffix_last, name.last())
+                    && name.passes(FORM_SUFFIX, name.len - affix, affix, passes))
+}
+
+/// The bit for a length in a set of lengths.
+#[inline(always)]
+fn bit(len: u64) -> u64 {
+    if len > TEST_SPACE as u64 { 0 } else { 1 << (len & 63) }
+}
+
+#[inline(always)]
+fn has(set: &[u64; 4], byte: u8) -> bool {
+    set[usize::from(byte >> 6)] & 1 << (byte & 63) != 0
+}
+
+/// The name of a directory entry, where the kernel has it.
+struct Name {
+    at: u64,
+    len: u64,
+}
+
+impl Name {
+    #[inline(always)]
+    fn of(dentry: u64) -> Option<Self> {
+        // `struct qstr`: the length is the upper half of the number before the pointer.
+        let [hash_len, at]: [u64; 2] = read(dentry + offset!(dentry_name) - 8)?;
+        Some(Self { at, len: hash_len >> 32 })
+    }
+
+    #[inline(always)]
+    fn first(&self) -> u8 {
+        read(self.at).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn last(&self) -> u8 {
+        read(self.at + self.len - 1).unwrap_or(0)
+    }
+
+    /// Is there a test of this form with these bytes of the name that passes?
+    #[inline(always)]
+    fn passes(&self, form: u8, from: u64, len: u64, passes: u32) -> bool {
+        let Some(key) = KEYS.get_ptr_mut(u32::from(form)) else { return true };
+        let len = bounded(len, TEST_SPACE as u64);
+        // SAFETY: a per-CPU value, and programs do not move between CPUs; `len` is at most the text's size, and the
+        // helper checks the address itself.
+        let found = unsafe {
+            (*key).form = form;
+            (*key).text = [0; TEST_SPACE];
+            if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (self.at + from) as *const _)
+                != 0
+            {
+                return true;
+            }
+            NAMES.get(*key).copied()
+        };
+        found.is_some_and(|tests| tests & passes != 0)
+    }
+}
