@@ -102,19 +102,21 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     let mut failed = Vec::new();
     for kernel in &kernels {
         let name = format!("Linux {}", kernel.version);
-        let booted = report.time(&name, || {
-            let passed = runtime.block_on(boot(kernel, &initramfs))?;
-            if passed { Ok(()) } else { Err(Box::<dyn std::error::Error>::from("")) }
+        let booted = report.time(&name, || match runtime.block_on(boot(kernel, &initramfs)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(None),
+            Err(error) => Err(Some(error)),
         });
-        if let Err(error) = booted {
-            let error = error.to_string();
-            failed.push(if error.is_empty() { name } else { format!("{name}: {error}") });
+        match booted {
+            Ok(()) => {}
+            Err(None) => failed.push(name),
+            Err(Some(error)) => return Err(error),
         }
     }
     if failed.is_empty() {
         Ok(())
     } else {
-        Err(format!("not as it should be on {}", failed.join("; ")).into())
+        Err(format!("not as it should be on {}", failed.join(", ")).into())
     }
 }
 
@@ -193,6 +195,8 @@ async fn boot(kernel: &Kernel, initramfs: &Path) -> Result<bool> {
     let mut said = Vec::new();
     let mut console = Vec::new();
     let read = signals.unless(&name, LIMIT, listen(out, &step, &mut said, &mut console)).await;
+    // Where it has powered itself off there is nothing to kill.
+    let _ = running.kill().await;
     let ended = read.is_ok() && said.last() == Some(&Said::End);
     let failures = said.iter().filter(|said| matches!(said, Said::Fail(_))).count();
     let passed = ended && failures == 0;

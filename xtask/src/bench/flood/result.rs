@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::super::stats::Summary;
 
+/// The kinds of events in the large ring; all others are in the small one.
+const BULK: [&str; 5] = ["open", "read", "send", "map", "change"];
+
 /// What became of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Flooded {
@@ -97,7 +100,7 @@ pub(super) fn lost(records: &[Value]) -> Vec<Loss> {
         *counts.entry(key).or_default() += loss["count"].as_u64().unwrap_or_default();
     }
     let loss = |((kind, reason), count): ((String, String), u64)| {
-        let ring = if ["open", "read", "send"].contains(&&*kind) { "bulk" } else { "priority" };
+        let ring = if BULK.contains(&&*kind) { "bulk" } else { "priority" };
         Loss { kind, ring, reason, count }
     };
     counts.into_iter().map(loss).collect()

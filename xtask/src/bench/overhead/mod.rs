@@ -7,9 +7,10 @@
 //! greatest ratio within a round.
 //!
 //! Measured is the time that passes, of loops of one system call and of real work, and beside it CPU time: of a call its
-//! caller's, of work its own and the daemon's together. On a machine where others are at work, CPU time of work is the
-//! steadier of the two. The work's files are the watch's workspace, where reads and opens cost most. Nothing fails for
-//! being slow: a verdict is a word in the table.
+//! caller's, of work its own and the daemon's together. Both are judged. Where others are at work, time includes their
+//! turns, and the daemon's where it found no other processor; CPU time is steadier, but part of a connection's can be
+//! anybody's, so that it comes out too small. The work's files are the watch's workspace, where reads and opens cost most.
+//! Nothing fails for being slow: a verdict is a word in the table.
 
 mod table;
 mod work;

@@ -40,13 +40,6 @@ const fn work(name: &'static str, title: &'static str, inside: Option<Limit>) ->
     Measure { name, title, unit: "ms", outside: goal(1.02), inside, emitted: None }
 }
 
-impl Measure {
-    /// Real work, whose CPU time is judged too: that of a call is not only its caller's.
-    fn is_work(&self) -> bool {
-        !LOOPS.contains(&self.name)
-    }
-}
-
 /// The loops of one system call, as they name themselves: the first of [`MEASURES`].
 pub(super) const LOOPS: [&str; 5] = ["getppid", "read", "open", "connect", "exec"];
 
@@ -145,7 +138,7 @@ impl Measured {
                 "goal": row.limit.map(|limit| limit.goal),
                 "ceiling": row.limit.and_then(|limit| limit.ceiling),
                 "verdict": row.limit.map(|limit| limit.verdict(row.time.ratio)),
-                "cpu_verdict": row.limit.filter(|_| self.measure.is_work()).map(|limit| limit.verdict(row.cpu.ratio)),
+                "cpu_verdict": row.limit.map(|limit| limit.verdict(row.cpu.ratio)),
                 "times": self.samples(state, |sample| sample.time),
                 "cpus": self.samples(state, |sample| sample.cpu),
             }))
@@ -198,17 +191,15 @@ pub(super) fn print(measured: &[Measured]) {
             let judged = limit.map(|limit| {
                 let ceiling = limit.ceiling.map(|ceiling| format!("{ceiling:.2}")).unwrap_or_default();
                 let [time, cpu] = [time, cpu].map(|cost| limit.verdict(cost.ratio));
-                let verdict = if time == cpu || !measured.measure.is_work() {
-                    time.to_owned()
-                } else {
-                    format!("{time}; CPU {cpu}")
-                };
+                let verdict = if time == cpu { time.to_owned() } else { format!("{time}; CPU {cpu}") };
                 format!(" {:>6.2} {ceiling:>8}  {verdict}", limit.goal)
             });
             anstream::println!("{name} {}{}", ratios.join(" "), judged.unwrap_or_default());
         }
     }
-    anstream::println!("ratios to nothing loaded; the CPU time of work is its own and the daemon's together");
+    anstream::println!(
+        "ratios to nothing loaded; CPU: a call's is its caller's, that of work is its own and the daemon's together"
+    );
 }
 
 #[cfg(test)]
