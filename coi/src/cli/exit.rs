@@ -1,10 +1,12 @@
 //! Exit codes, and which failure has which.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::launch;
 use crate::monitor::rulefiles::RuleFilesError;
+use crate::monitor::rules::recording::RecordingError;
 use crate::monitor::service::{self, client};
 use crate::{http, incus};
 
@@ -17,7 +19,7 @@ Exit codes:
   3    Incus cannot be used
   4    nothing can monitor
   5    no such container, image or workspace
-  6    a rule is wrong
+  6    a rule is wrong (`coi rules test`: 2, and 1 if a test fails)
   137  a rule killed it
   128+N  signal N interrupted it
 `coi run` and `coi watch` end with the exit code of the command they ran.";
@@ -92,6 +94,14 @@ pub enum Failure {
     /// There is no set of rules.
     #[error(transparent)]
     Rules(RuleFilesError),
+    /// A recording cannot be read.
+    #[error("{}: {error}", path.display())]
+    Recording {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: RecordingError,
+    },
     /// Incus has no instance of that name.
     #[error("there is no container {name}. `incus list` shows those there are")]
     NoInstance {
@@ -140,6 +150,7 @@ impl Failure {
         match self {
             Self::Launch(error) => of_launch(error),
             Self::Monitor(error) => of_monitor(error),
+            Self::Recording { .. } => Code::FAILURE,
             Self::Usage(_) => Code::USAGE,
             Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
@@ -199,6 +210,7 @@ fn of_monitor(error: &client::Error) -> Code {
             "not_found" => Code::NOT_FOUND,
             "bad_request" => Code::USAGE,
             "incus" => Code::INCUS,
+            "rules" => Code::RULE,
             _ => Code::MONITOR,
         },
         client::Error::NotRunning { .. }

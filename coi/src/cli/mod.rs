@@ -69,7 +69,7 @@ impl Cli {
             Command::Monitor(c) => c.execute().await,
             Command::Watch(c) => c.execute().await,
             Command::Audit(c) => c.execute().await,
-            Command::Rules(c) => c.execute(),
+            Command::Rules(c) => c.execute().await,
             Command::Daemon(c) => c.execute().await,
             Command::Completion(c) => c.execute(),
         };

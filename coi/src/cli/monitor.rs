@@ -1,6 +1,9 @@
 //! `coi monitor`
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use clap::Args;
 use jiff::tz::TimeZone;
@@ -21,6 +24,7 @@ use crate::ui;
 #[command(
     after_help = "Examples:\n  coi monitor --attach web\n  coi monitor --attach web --format json | jq .\n  \
                         coi monitor --attach web --respond --detach\n  \
+                        coi monitor --attach web --record session.jsonl\n  \
                         sudo coi monitor --cgroup /user.slice/user-1000.slice"
 )]
 pub(super) struct Monitor {
@@ -32,6 +36,9 @@ pub(super) struct Monitor {
     /// Return once it is watched, and leave it so.
     #[arg(long)]
     detach: bool,
+    /// Write the events to this new file as a recording, for `coi rules replay`, instead of printing them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "format"])]
+    record: Option<PathBuf>,
     /// How to print events: a line of text, or a JSON object per line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -82,6 +89,7 @@ fn name(subject: &Subject) -> &str {
 impl Monitor {
     pub(super) async fn execute(self) -> Result {
         let subject = self.target.subject()?;
+        let recorder = self.record.map(create).transpose()?;
         let mut signals = Signals::catch()?;
         let daemon = Client::from_env().ensure().await?;
         let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
@@ -94,11 +102,20 @@ impl Monitor {
             ui::err(&format!("coi: {} is watched; audit: {}", ui::plain(&watch.name), watch.audit.display()));
             return Ok(Code::OK);
         }
-        let mut events = daemon.events(&watch.name).await?;
-        ui::err("ready");
-        let viewed = tokio::select! {
-            viewed = view(&mut events, self.format) => viewed,
-            _ = signals.next() => Ok(()),
+        let viewed = match recorder {
+            Some((path, file)) => {
+                let mut events = daemon.recording(&watch.name).await?;
+                ui::err("ready");
+                record(&mut events, &path, file, signals.next()).await
+            }
+            None => {
+                let mut events = daemon.events(&watch.name).await?;
+                ui::err("ready");
+                tokio::select! {
+                    viewed = view(&mut events, self.format) => viewed,
+                    _ = signals.next() => Ok(()),
+                }
+            }
         };
         if !found && !self.respond {
             forget(&daemon, &watch).await?;
@@ -119,6 +136,34 @@ async fn view(events: &mut Events, format: Format) -> Result<()> {
         ui::out(&(line + "\n")).map_err(Failure::system("standard output"))?;
     }
     ui::err("coi: the watch has ended");
+    Ok(())
+}
+
+/// A file that is not there yet: a recording is not thrown away by the next one.
+fn create(path: PathBuf) -> Result<(PathBuf, File)> {
+    match File::create_new(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(Failure::System { what: format!("cannot record to {}", path.display()), source }),
+    }
+}
+
+async fn record<T>(events: &mut Events, path: &Path, file: File, end: impl Future<Output = T>) -> Result<()> {
+    let failed = |source| Failure::System { what: path.display().to_string(), source };
+    let mut file = BufWriter::new(file);
+    let mut lines = 0_u64;
+    let mut end = pin!(end);
+    loop {
+        let next = tokio::select! {
+            next = events.next() => next,
+            _ = &mut end => None,
+        };
+        let Some((line, _)) = next else { break };
+        file.write_all(&line).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+        lines += 1;
+    }
+    file.flush().map_err(failed)?;
+    // The first one is the header.
+    ui::err(&format!("coi: {} events are in {}", lines.saturating_sub(1), path.display()));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{MonitorLost, Notices, Result};
 use crate::incus::{self, Status};
-use crate::monitor::rules::Severity;
+use crate::monitor::rules::Action;
 use crate::monitor::service::api::{ActionName, ActionTaken, Subject, Watch, WatchRequest, WatchState};
 use crate::monitor::service::client::{self, Client, Events};
 use crate::monitor::service::stream::Line;
@@ -115,7 +115,7 @@ impl Monitored {
             // The kill is told once the daemon has confirmed it.
             Some(ActionName::Kill) => {}
             Some(ActionName::Freeze) => notices.frozen(&self.watch, line),
-            _ if line.failed().is_some() || line.coi.severity >= Some(Severity::Warning) => {
+            _ if line.failed().is_some() || line.coi.response >= Some(Action::Notify) => {
                 notices.alert(line);
             }
             _ => {}

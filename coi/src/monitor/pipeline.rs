@@ -31,7 +31,10 @@ use super::{
     filter::filter,
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     respond::{RespondError, action_for},
-    rules::{Alert, Engine, RuleSet},
+    rules::{
+        Alert, Engine, RuleSet, Unsaid,
+        recording::{self, Mark},
+    },
     sensor::{
         BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
@@ -80,14 +83,26 @@ pub enum Shown {
     Event(Arc<Event>),
     /// A line of JSON.
     Line(Arc<str>),
+    /// What the engine was told beside events, and when.
+    Mark(Mark, u64),
 }
 
 impl Shown {
-    /// As a line of JSON.
-    pub fn into_line(self) -> String {
+    /// As a line of JSON, if it says something to people.
+    pub fn into_line(self) -> Option<String> {
         match self {
-            Self::Event(event) => format!("{}\n", serde_json::Value::Object(audit::event(&*event))),
-            Self::Line(line) => line.to_string(),
+            Self::Event(event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
+            Self::Line(line) => Some(line.to_string()),
+            Self::Mark(..) => None,
+        }
+    }
+
+    /// As a line of a recording, if the engine was told of it.
+    pub fn into_recording(self) -> Option<String> {
+        match self {
+            Self::Event(event) => Some(recording::event(&*event) + "\n"),
+            Self::Mark(mark, time) => Some(recording::mark(mark, time) + "\n"),
+            Self::Line(_) => None,
         }
     }
 }
@@ -102,6 +117,8 @@ pub enum Note {
     Gone,
     /// Events were lost.
     Lost(Box<Event>),
+    /// Alerts that were not repeated, and state that had to go.
+    Unsaid(Unsaid),
     /// It is watched no longer; there will be nothing more.
     Over,
     /// A person wants something done, after all that was noted before.
@@ -150,6 +167,7 @@ enum Command {
     Rearm(Arc<Watched>, oneshot::Sender<()>),
     Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
+    Rules(Arc<RuleSet>, oneshot::Sender<Result<(), SensorError>>),
     Stop,
 }
 
@@ -219,6 +237,13 @@ impl Handle {
     /// Watches one cgroup no longer: it has turned out to be somebody else's.
     pub fn drop_cgroup(&self, id: u64) -> Result<(), Ended> {
         self.send(Command::Drop(id))
+    }
+
+    /// Judges by other rules from now on. What happened so far is judged by the old ones.
+    pub async fn use_rules(&self, rules: Arc<RuleSet>) -> Result<Result<(), SensorError>, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Rules(rules, reply))?;
+        answer.await.map_err(|_| Ended)
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -360,6 +385,9 @@ impl Pipeline {
                         }
                         self.ended(id);
                     }
+                    Command::Rules(rules, reply) => {
+                        let _ = reply.send(self.use_rules(rules));
+                    }
                     Command::Stop => return,
                 }
             }
@@ -450,11 +478,24 @@ impl Pipeline {
 
     fn rearm(&mut self, watched: &Arc<Watched>) {
         for id in self.ids(watched) {
-            self.engine.reset(id);
+            let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
+                scoped.watched.report(unsaid);
+                scoped.watched.mark(Mark::Thawed);
                 scoped.done = None;
             }
         }
+    }
+
+    fn use_rules(&mut self, rules: Arc<RuleSet>) -> Result<(), SensorError> {
+        // What they want is sent before they are in force; if that cannot be, the old ones stay.
+        self.sensor.want(&filter(&rules.wanted()))?;
+        for (id, scoped) in &self.scopes {
+            scoped.watched.report(self.engine.forget(*id));
+            scoped.watched.mark(Mark::Gone);
+        }
+        self.engine = Engine::new(rules);
+        Ok(())
     }
 
     fn ids(&self, watched: &Arc<Watched>) -> Vec<u64> {
@@ -474,8 +515,11 @@ impl Pipeline {
 
     fn ended(&mut self, id: u64) {
         self.lineage.forget(id);
-        self.engine.forget(id);
-        self.scopes.remove(&id);
+        let unsaid = self.engine.forget(id);
+        if let Some(scoped) = self.scopes.remove(&id) {
+            scoped.watched.report(unsaid);
+            scoped.watched.mark(Mark::Gone);
+        }
     }
 
     fn take(&mut self, raw: RawEvent) {
@@ -544,7 +588,7 @@ impl Pipeline {
 impl Scoped {
     fn answer(&mut self, event: &Event, alert: Alert) {
         let respond = self.watched.respond.load(Ordering::Relaxed);
-        let wanted = if respond { action_for(alert.rule.severity) } else { ActionName::Log };
+        let wanted = if respond { action_for(alert.rule.action()) } else { ActionName::Log };
         let action = match (wanted, self.done) {
             (ActionName::Log, _) => ActionName::Log,
             (ActionName::Freeze, Some(_)) | (_, Some(ActionName::Kill)) => ActionName::Log,
@@ -582,6 +626,17 @@ impl Watched {
         if self.notes.try_send(note).is_err() {
             self.unsaid.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn report(&self, unsaid: Unsaid) {
+        if !unsaid.is_empty() {
+            self.tell(Note::Unsaid(unsaid));
+        }
+    }
+
+    fn mark(&self, mark: Mark) {
+        // Nobody there is no failure.
+        let _ = self.viewers.send(Shown::Mark(mark, boottime()));
     }
 
     fn show(&self, event: Event) {

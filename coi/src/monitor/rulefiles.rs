@@ -46,6 +46,15 @@ impl fmt::Display for Summary<'_> {
 /// The rules in force on this machine, with those of the directory `extra` added. `config` stands in for the
 /// system's own configuration file.
 pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
+    load_with(extra, config, None)
+}
+
+/// The same, with one more source that is in no file.
+pub fn load_with(
+    extra: Option<&Path>,
+    config: Option<&Path>,
+    more: Option<Source>,
+) -> Result<RuleSet, RuleFilesError> {
     let mut sources = builtin_sources();
     let system = Path::new(SYSTEM_RULES);
     if system.exists() {
@@ -54,6 +63,7 @@ pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, Rule
     if let Some(extra) = extra {
         sources.extend(directory(extra)?);
     }
+    sources.extend(more);
     let rules = RuleSet::compile(&sources, Zoned::now().date()).map_err(RuleFilesError::Wrong)?;
     let config = match config {
         Some(config) => config,
@@ -64,8 +74,11 @@ pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, Rule
     rules.with(&overrides).map_err(RuleFilesError::Wrong)
 }
 
-/// The rule files of a directory, by name.
+/// The rule files of a directory, by name; or the one that is named.
 pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
+    if directory.is_file() {
+        return Ok(vec![read(directory)?]);
+    }
     let failed = |source| RuleFilesError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -76,6 +89,12 @@ pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
     }
     paths.sort();
     paths.iter().map(|path| read(path)).collect()
+}
+
+/// The recording of this name beside a rule file.
+pub fn fixture(rule_file: &str, name: &str) -> Result<Vec<u8>, String> {
+    let path = Path::new(rule_file).parent().unwrap_or(Path::new("")).join(name);
+    fs::read(&path).map_err(|error| format!("cannot read the fixture {}: {error}", path.display()))
 }
 
 fn read(path: &Path) -> Result<Source, RuleFilesError> {

@@ -4,6 +4,7 @@
 
 mod attacker;
 mod cgroup;
+mod engine;
 mod flood;
 mod latency;
 mod machine;
@@ -32,6 +33,8 @@ enum Bench {
     Flood(flood::Args),
     /// Many cgroups or containers under one daemon: its memory, and its CPU time while nothing happens; needs root
     Many(many::Args),
+    /// Events a second on one core, with the default rules and with 100 and 1000 more
+    Engine(engine::Args),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -50,5 +53,6 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         Bench::Overhead(args) => overhead::run(args),
         Bench::Flood(args) => flood::run(args),
         Bench::Many(args) => many::run(args),
+        Bench::Engine(args) => engine::run(&args),
     }
 }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
 
 use crate::monitor::{
-    event::{Container, Field, Record, Value},
-    rules::{Alert, Severity},
+    event::{Container, Field, Record},
+    rules::{Alert, Severity, recording::json_of},
     sensor::boottime,
     service::api::{ActionName, Hole, WatchState},
 };
@@ -53,6 +53,8 @@ pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<
         put(&mut object, "threat.technique.id", rule.attack.clone().into());
     }
     put(&mut object, "coi.severity", rule.severity.name().into());
+    put(&mut object, "coi.clock", alert.time.into());
+    put(&mut object, "coi.response", rule.action().name().into());
     put(&mut object, "coi.message", alert.message.as_str().into());
     if alert.suppressed_before > 0 {
         put(&mut object, "coi.suppressed", alert.suppressed_before.into());
@@ -126,16 +128,6 @@ fn number(severity: Severity) -> u8 {
         Severity::Warning => 47,
         Severity::High => 73,
         Severity::Critical => 99,
-    }
-}
-
-fn json_of(value: Value<'_>) -> Json {
-    match value {
-        Value::Keyword(text) => text.into(),
-        Value::Integer(number) => number.into(),
-        Value::Boolean(yes) => yes.into(),
-        Value::Ip(ip) => ip.to_string().into(),
-        Value::Keywords(texts) => texts.iter().map(|text| &**text).collect(),
     }
 }
 

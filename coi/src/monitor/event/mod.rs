@@ -8,6 +8,7 @@ mod kind;
 pub mod names;
 mod process;
 mod record;
+mod source;
 
 pub use fields::{Field, FieldDef, Record, Type, Value};
 pub use kind::EventKind;
@@ -15,3 +16,4 @@ pub use process::{Process, ProcessKey};
 pub use record::{
     Actor, Changed, Container, Detail, Event, FileDetail, LinkDetail, Mismatch, Text, Texts, stream_kind,
 };
+pub use source::Source;

@@ -2,7 +2,7 @@
 //!
 //! It promises that a freeze or a kill is tried on the cgroup itself first, within microseconds and without
 //! waiting for anybody, that whatever else has to follow has a deadline, and that what came of it is said. It
-//! knows no rules: a severity comes in, an action goes out.
+//! knows no rules: what one asks for comes in, what was done goes out.
 
 mod cgroup;
 mod incus;
@@ -12,7 +12,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 pub use self::{cgroup::CgroupResponder, incus::IncusResponder};
 use super::{
     cgroup::{Cgroup, CgroupError},
-    rules::Severity,
+    rules,
     service::api::ActionName,
 };
 
@@ -70,12 +70,12 @@ pub trait Responder: Send + Sync {
     fn bury(&self) -> Action<'_>;
 }
 
-/// The response ladder: what a severity calls for.
-pub fn action_for(severity: Severity) -> ActionName {
-    match severity {
-        Severity::Info | Severity::Warning => ActionName::Log,
-        Severity::High => ActionName::Freeze,
-        Severity::Critical => ActionName::Kill,
+/// What the responder does for what a rule asks for.
+pub fn action_for(asked: rules::Action) -> ActionName {
+    match asked {
+        rules::Action::Log | rules::Action::Notify => ActionName::Log,
+        rules::Action::Freeze => ActionName::Freeze,
+        rules::Action::Kill => ActionName::Kill,
     }
 }
 

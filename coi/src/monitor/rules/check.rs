@@ -1,15 +1,16 @@
 //! Trees into typed conditions: every name is known, every operator is for its field's type, every value
 //! has it, and every field comes with one of the kinds of events that the rule looks at.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
+use aho_corasick::AhoCorasick;
 use globset::GlobBuilder;
 use ipnet::IpNet;
 use regex::{Regex, RegexBuilder, bytes};
 
 use super::{
     error::{Place, RuleError, RuleErrorKind, Span, nearest},
-    eval::{Expr, Globs, IntegerTest, IpTest, TextTest},
+    eval::{Expr, Globs, IntegerTest, IpTest, Needles, TextTest},
     model::KindSet,
     parser::{Name, Node, NodeKind, Operand, Operator, Test},
 };
@@ -116,10 +117,27 @@ pub(super) fn check(
     kinds: KindSet,
     definitions: &Definitions,
     errors: &mut Vec<RuleError>,
-) -> Expr {
+) -> Condition {
     let mut checker =
         Checker { definitions, kinds, text, open: Vec::new(), alone: false, parts: PARTS, errors };
-    checker.expr(tree)
+    let expr = checker.expr(tree);
+    Condition { expr, kinds, written: Arc::new(Written { text: text.clone(), tree: tree.clone() }) }
+}
+
+/// A condition: what is evaluated, and what was written.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) expr: Expr,
+    /// The kinds of events that it is for.
+    pub(super) kinds: KindSet,
+    pub(super) written: Arc<Written>,
+}
+
+/// A condition as it was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) text: Text,
+    pub(super) tree: Node,
 }
 
 /// Checks a macro by itself, as if for a rule that looks at every kind of event.
@@ -392,17 +410,17 @@ impl<'a> Checker<'a> {
             |texts: Vec<(Box<str>, Place)>| texts.into_iter().map(|(text, _)| text).collect::<Box<[_]>>();
         let compiled = match (test.operator, texts.as_mut_slice()) {
             (Equal | NotEqual | In, [(text, _)]) => TextTest::Equal(std::mem::take(text)),
-            (Contains, [(text, _)]) => TextTest::Contains(std::mem::take(text)),
             (StartsWith, _) => TextTest::StartsWith(strings(texts)),
             (EndsWith, _) => TextTest::EndsWith(strings(texts)),
-            (Contains | IContains, _) => {
-                let pattern = texts.iter().map(|(text, _)| regex::escape(text)).collect::<Vec<_>>().join("|");
-                TextTest::Regex(self.regex(&pattern, test.operator == IContains, &test.operator_span)?)
-            }
+            (Contains | IContains, _) => TextTest::Contains(self.needles(
+                strings(texts),
+                test.operator == IContains,
+                &test.operator_span,
+            )?),
             (Glob, _) => TextTest::Glob(self.globs(&texts, &test.operator_span)?),
             (Regex, _) => {
                 for (text, place) in &texts {
-                    if let Err(kind) = build_regex(text, false) {
+                    if let Err(kind) = build_regex(text) {
                         self.errors.push(place.error(kind));
                         return None;
                     }
@@ -411,7 +429,7 @@ impl<'a> Checker<'a> {
                     [(text, _)] => text.to_string(),
                     _ => texts.iter().map(|(text, _)| format!("(?:{text})")).collect::<Vec<_>>().join("|"),
                 };
-                TextTest::Regex(self.regex(&pattern, false, &test.operator_span)?)
+                TextTest::Regex(self.regex(&pattern, &test.operator_span)?)
             }
             _ => {
                 let mut values = strings(texts);
@@ -422,8 +440,20 @@ impl<'a> Checker<'a> {
         Some((test.negated != (test.operator == NotEqual), compiled))
     }
 
-    fn regex(&mut self, pattern: &str, any_case: bool, span: &Span) -> Option<Regex> {
-        build_regex(pattern, any_case).map_err(|kind| self.error(span, kind)).ok()
+    fn needles(&mut self, texts: Box<[Box<str>]>, any_case: bool, span: &Span) -> Option<Needles> {
+        let automaton =
+            AhoCorasick::builder().ascii_case_insensitive(any_case).build(texts.iter().map(|text| &**text));
+        match automaton {
+            Ok(automaton) => Some(Needles { texts, any_case, automaton }),
+            Err(_) => {
+                self.error(span, RuleErrorKind::TooLarge("large"));
+                None
+            }
+        }
+    }
+
+    fn regex(&mut self, pattern: &str, span: &Span) -> Option<Regex> {
+        build_regex(pattern).map_err(|kind| self.error(span, kind)).ok()
     }
 
     /// Globs as one regular expression, which is found out about in one pass however many they are.
@@ -550,9 +580,9 @@ pub(super) fn event_kind(name: &str, place: &Place) -> Result<EventKind, RuleErr
     })
 }
 
-fn build_regex(pattern: &str, any_case: bool) -> Result<Regex, RuleErrorKind> {
+fn build_regex(pattern: &str) -> Result<Regex, RuleErrorKind> {
     let mut builder = RegexBuilder::new(pattern);
-    let built = builder.case_insensitive(any_case).size_limit(REGEX_LIMIT).build();
+    let built = builder.size_limit(REGEX_LIMIT).build();
     built.map_err(|error| bad_regex("regular expression", pattern, &error))
 }
 

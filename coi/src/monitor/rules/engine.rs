@@ -9,16 +9,29 @@
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::AddAssign,
     sync::Arc,
 };
 
 use super::{
+    index::Marks,
     message,
-    model::{Measure, Rule, RuleSet},
+    model::{At, Measure, Rule, RuleSet},
     quantity,
     state::{Contribution, Keyed, Progress, SUBJECTS, What, key_cap},
 };
 use crate::monitor::event::{EventKind, Field, Record, Value};
+
+/// How far one step has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Its name.
+    pub(super) step: String,
+    /// How much of how much.
+    pub(super) reached: String,
+    /// Whether that is enough.
+    pub(super) complete: bool,
+}
 
 /// A rule that fired.
 #[derive(Clone, Debug)]
@@ -55,6 +68,16 @@ pub struct Counters {
     pub evicted: u64,
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.suppressed += other.suppressed;
+        self.evicted += other.evicted;
+    }
+}
+
+/// What rules did not say aloud about one container.
+pub type Unsaid = Vec<(Arc<Rule>, Counters)>;
+
 /// Applies a set of rules to events, container by container.
 #[derive(Debug)]
 pub struct Engine {
@@ -62,6 +85,8 @@ pub struct Engine {
     scopes: HashMap<u64, Scope>,
     /// By the rule's position in the set.
     counters: Vec<Counters>,
+    /// Kept for its room.
+    marks: Marks,
 }
 
 /// What is remembered about one container, by the rule's position in the set.
@@ -71,6 +96,8 @@ type Scope = Vec<RuleState>;
 struct RuleState {
     progress: Keyed<Progress>,
     said: Keyed<Said>,
+    /// What no alert and no report has told yet.
+    unsaid: Counters,
 }
 
 /// What was said about one subject.
@@ -86,7 +113,7 @@ impl Engine {
     /// An engine that has seen nothing yet.
     pub fn new(rules: Arc<RuleSet>) -> Self {
         let counters = vec![Counters::default(); rules.rules().len()];
-        Self { rules, scopes: HashMap::new(), counters }
+        Self { rules, scopes: HashMap::new(), counters, marks: Marks::new() }
     }
 
     /// The rules it applies.
@@ -97,42 +124,76 @@ impl Engine {
     /// Judges one event of the container `scope` and appends the alerts to `out`. Events of the phase `setup`
     /// are not judged. The events of a container come in the order of their times.
     pub fn evaluate<R: Record>(&mut self, record: &R, scope: u64, out: &mut Vec<Alert>) {
-        let steps = self.rules.steps(record.kind());
-        if steps.is_empty() || matches!(record.get(Field::Phase), Some(Value::Keyword("setup"))) {
+        let parts = self.rules.parts(record.kind());
+        if parts.is_empty() || matches!(record.get(Field::Phase), Some(Value::Keyword("setup"))) {
             return;
         }
-        for &(at, step) in steps {
+        self.rules.look_up(record, &mut self.marks);
+        let marked =
+            self.marks.iter().enumerate().flat_map(|(at, word)| bits(*word).map(move |bit| at * 64 + bit));
+        for &(at, part) in marked.filter_map(|position| parts.get(position)) {
             let rule = &self.rules.rules()[at];
-            if rule.steps[step].condition.holds(record) && !rule.excepts(record) {
-                let states = self
-                    .scopes
-                    .entry(scope)
-                    .or_insert_with(|| self.rules.rules().iter().map(|_| RuleState::default()).collect());
-                out.extend(matched(rule, step, record, &mut states[at], &mut self.counters[at]));
+            if !rule.condition(part).is_some_and(|condition| condition.expr.holds(record)) {
+                continue;
+            }
+            match part {
+                At::Unless => {
+                    if let (Some(scope), Some(pattern)) = (self.scopes.get_mut(&scope), &rule.pattern) {
+                        scope[at].progress.remove(key(record, &pattern.by));
+                    }
+                }
+                At::Step(step) if !rule.excepts(record) => {
+                    let states = self
+                        .scopes
+                        .entry(scope)
+                        .or_insert_with(|| self.rules.rules().iter().map(|_| RuleState::default()).collect());
+                    let mut counted = Counters::default();
+                    if let Some(alert) = matched(rule, step, record, &mut states[at], &mut counted) {
+                        let unsaid = &mut states[at].unsaid.suppressed;
+                        *unsaid = unsaid.saturating_sub(alert.suppressed_before);
+                        out.push(alert);
+                    }
+                    states[at].unsaid += counted;
+                    self.counters[at] += counted;
+                }
+                At::Step(_) => {}
             }
         }
     }
 
     /// Arms a container again, after it was thawed: what led to earlier alerts is forgotten, and nothing is
-    /// suppressed because of them.
-    pub fn reset(&mut self, scope: u64) {
-        for state in self.scopes.get_mut(&scope).into_iter().flatten() {
+    /// suppressed because of them. What was not said aloud so far is said now.
+    pub fn reset(&mut self, scope: u64) -> Unsaid {
+        let Some(states) = self.scopes.get_mut(&scope) else { return Unsaid::new() };
+        for state in states.iter_mut() {
             state.progress.clear();
             state.said.clear();
         }
+        unsaid(&self.rules, states)
     }
 
-    /// Forgets a container that is gone.
-    pub fn forget(&mut self, scope: u64) {
-        self.scopes.remove(&scope);
+    /// Forgets a container that is gone, and says what was not said aloud so far.
+    pub fn forget(&mut self, scope: u64) -> Unsaid {
+        self.scopes.remove(&scope).map(|mut states| unsaid(&self.rules, &mut states)).unwrap_or_default()
+    }
+
+    /// How far the steps of a rule have come for the subject of this event: nothing of a rule that fires on single
+    /// events, or of which nothing was seen.
+    pub(super) fn standing(&self, at: usize, record: &impl Record, scope: u64) -> Vec<Standing> {
+        let standing = || {
+            let rule = self.rules.rules().get(at)?;
+            let pattern = rule.pattern.as_ref()?;
+            let state = self.scopes.get(&scope)?.get(at)?;
+            Some(state.progress.get(key(record, &pattern.by))?.standing(&rule.steps).collect())
+        };
+        standing().unwrap_or_default()
     }
 
     /// The sums over all rules.
     pub fn counters(&self) -> Counters {
-        self.counters.iter().fold(Counters::default(), |sum, counters| Counters {
-            suppressed: sum.suppressed + counters.suppressed,
-            evicted: sum.evicted + counters.evicted,
-        })
+        let mut sum = Counters::default();
+        self.counters.iter().for_each(|counters| sum += *counters);
+        sum
     }
 
     /// What each rule did not say aloud.
@@ -141,10 +202,26 @@ impl Engine {
     }
 }
 
+/// The positions of the bits that are set, the lowest first.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros() as usize;
+        word &= word.checked_sub(1)?;
+        Some(bit)
+    })
+}
+
+/// Takes what was not said yet.
+fn unsaid(rules: &RuleSet, states: &mut Scope) -> Unsaid {
+    let taken = states.iter_mut().map(|state| std::mem::take(&mut state.unsaid));
+    let by_rule = rules.rules().iter().cloned().zip(taken);
+    by_rule.filter(|(_, counters)| *counters != Counters::default()).collect()
+}
+
 impl Rule {
     /// Whether one of its exceptions holds.
     fn excepts<R: Record>(&self, record: &R) -> bool {
-        self.exceptions.iter().any(|exception| !exception.expired && exception.condition.holds(record))
+        self.exceptions.iter().any(|exception| !exception.expired && exception.condition.expr.holds(record))
     }
 }
 
@@ -170,7 +247,9 @@ fn matched<R: Record>(
         }
         evidence.extend(progress.contributions(&rule.steps).map(|contribution| explain(&contribution)));
         evidence.sort_by_key(|evidence| evidence.time);
-        state.progress.remove(key);
+        if !pattern.again {
+            state.progress.remove(key);
+        }
     }
     let subject = key(record, &rule.suppress.by);
     let (said, evicted) = state.said.entry(subject, now, SUBJECTS, || Said { at: None, suppressed: 0 });

@@ -194,6 +194,41 @@ pub enum RuleErrorKind {
         /// What to do.
         help: &'static str,
     },
+    /// A list or a macro that nothing uses.
+    #[error("nothing uses the {what} `{name}`")]
+    Unused {
+        /// Which of the two.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A condition that no event meets.
+    #[error("no event can meet this condition, so the rule `{0}` never fires")]
+    Unreachable(String),
+    /// An exception that takes everything away from a rule, or nothing.
+    #[error("this exception is about {about}, so {so}")]
+    Exception {
+        /// Which events it is about.
+        about: &'static str,
+        /// What follows.
+        so: String,
+    },
+    /// Whatever a rule finds is found by another one already.
+    #[error("whatever `{rule}` finds, `{by}` finds too, and it asks for `{action}`")]
+    Shadowed {
+        /// The rule.
+        rule: String,
+        /// The other.
+        by: String,
+        /// What the other asks for: as much, or more.
+        action: &'static str,
+    },
+    /// No loaded program reports any of the events that a step needs.
+    #[error("no program of the running daemon reports {}", events(kinds))]
+    NotProvided {
+        /// The kinds of events.
+        kinds: Vec<EventKind>,
+    },
     /// An override gives a threshold to a rule that has none of that name, or several.
     #[error("{message}")]
     Threshold {
@@ -261,6 +296,15 @@ impl RuleErrorKind {
             Self::TooLarge(_) => Some("split it into two rules, or use a list".into()),
             Self::MacroCycle(_) => Some("a macro can only use macros that do not lead back to it".into()),
             Self::Conflict { help, .. } => Some((*help).to_owned()),
+            Self::Unused { what, .. } => Some(format!("use it, or take the {what} out")),
+            Self::Unreachable(_) => {
+                Some("its parts exclude each other; was `or` meant where `and` stands?".into())
+            }
+            Self::Exception { .. } => Some("narrow it, or take it out".into()),
+            Self::Shadowed { .. } => Some("take one of them out, or make this one ask for more".into()),
+            Self::NotProvided { .. } => {
+                Some("its log says why; the rule is blind until that is mended".into())
+            }
         }
     }
 
@@ -275,6 +319,11 @@ impl RuleErrorKind {
             Self::NotCarried { .. } => "never there",
             Self::RegexTooLarge { .. } | Self::TooLarge(_) => "too much",
             Self::Empty(_) => "nothing in it",
+            Self::Unused { .. } => "not used",
+            Self::Unreachable(_) => "never true",
+            Self::Exception { .. } => "this",
+            Self::Shadowed { .. } => "found already",
+            Self::NotProvided { .. } => "blind",
             Self::BadName { .. }
             | Self::BadTechnique(_)
             | Self::BadValue { .. }
@@ -317,6 +366,15 @@ fn events(kinds: &[EventKind]) -> String {
 }
 
 impl RuleError {
+    /// Whether it is only something to look at: the rules can be used as they are.
+    pub fn is_warning(&self) -> bool {
+        use RuleErrorKind::{Exception, NotProvided, Shadowed, Unreachable, Unused};
+        matches!(
+            *self.kind,
+            Unused { .. } | Unreachable(_) | Exception { .. } | Shadowed { .. } | NotProvided { .. }
+        )
+    }
+
     /// An error that no file is to blame for.
     pub(super) fn nowhere(kind: RuleErrorKind) -> Self {
         Self { kind: Box::new(kind), place: None }
@@ -350,6 +408,10 @@ impl fmt::Display for RuleError {
 impl std::error::Error for RuleError {}
 
 impl Diagnostic for RuleError {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(if self.is_warning() { miette::Severity::Warning } else { miette::Severity::Error })
+    }
+
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
         self.kind.help().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }

@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use aho_corasick::AhoCorasick;
 use ipnet::IpNet;
 use regex::{Regex, bytes};
 
@@ -59,12 +60,20 @@ pub(super) enum TextTest {
     Equal(Box<str>),
     /// Sorted.
     OneOf(Box<[Box<str>]>),
-    Contains(Box<str>),
+    Contains(Needles),
     StartsWith(Box<[Box<str>]>),
     EndsWith(Box<[Box<str>]>),
     Glob(Globs),
-    /// `regex`, and whatever is faster as one: many texts to look for, or any case.
     Regex(Regex),
+}
+
+/// Texts to look for, of which one is enough.
+#[derive(Clone, Debug)]
+pub(super) struct Needles {
+    pub(super) texts: Box<[Box<str>]>,
+    /// Whether an ASCII letter is the same large and small.
+    pub(super) any_case: bool,
+    pub(super) automaton: AhoCorasick,
 }
 
 /// Globs, of which one is enough.
@@ -173,7 +182,7 @@ impl TextTest {
         match self {
             Self::Equal(value) => text == &**value,
             Self::OneOf(values) => values.binary_search_by(|value| (**value).cmp(text)).is_ok(),
-            Self::Contains(value) => text.contains(&**value),
+            Self::Contains(needles) => needles.automaton.is_match(text),
             Self::StartsWith(values) => values.iter().any(|value| text.starts_with(&**value)),
             Self::EndsWith(values) => values.iter().any(|value| text.ends_with(&**value)),
             Self::Glob(globs) => globs.regex.is_match(text.as_bytes()),

@@ -27,7 +27,10 @@
 //! A threshold counts events; with `sum` it sums a field, with `distinct` it counts a field's values. One of
 //! several is enough with `any = [{ sum = "coi.io.bytes", at_least = "50MiB" }, { ... }]`. Instead of `event`,
 //! `condition` and `window` a rule can have
-//! `sequence = { within = "60s", by = [...], ordered = false, steps = [{ event, condition, threshold }, ...] }`.
+//! `sequence = { within = "60s", by = [...], ordered = false, steps = [{ event, condition, threshold }, ...] }`, where
+//! `unless = { event, condition }` is an event after which it begins anew. A rule with `absent = { event, condition,
+//! since = { event, condition }, within = "1h", by = [...] }` is meant only if there was none of that event since
+//! the last of the other. `action` (log, notify, freeze, kill) says what is done, if not what the severity calls for.
 //! State is never shared between containers: `by` divides further. Without `suppress` a rule does not repeat
 //! itself for 30 s about the same `by`, or, where it has none, about the same process.
 //! The tests of a rule are the business of [`testing`](super::testing).
@@ -42,11 +45,13 @@ use toml::{
 
 use super::{
     attack,
-    check::{self, Definitions, List, Macro, Text},
+    check::{self, Condition, Definitions, List, Macro, Text},
     error::{File, Place, RuleError, RuleErrorKind, file, nearest},
-    eval::Expr,
     message::Template,
-    model::{Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold},
+    model::{
+        Action, Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold,
+        Unless,
+    },
     overrides::Amount,
     parser::{self, Node, Operand},
     quantity, testing,
@@ -59,19 +64,23 @@ const RULE: &[&str] = &[
     "title",
     "description",
     "severity",
+    "action",
     "attack",
     "enabled",
     "event",
     "condition",
     "window",
     "sequence",
+    "absent",
     "exceptions",
     "message",
     "suppress",
     "test",
 ];
 const WINDOW: &[&str] = &["over", "by", "any", "sum", "distinct", "at_least"];
-const SEQUENCE: &[&str] = &["within", "by", "ordered", "steps"];
+const SEQUENCE: &[&str] = &["within", "by", "ordered", "unless", "steps"];
+const ABSENT: &[&str] = &["event", "condition", "since", "within", "by"];
+const PART: &[&str] = &["event", "condition"];
 const STEP: &[&str] = &["name", "event", "condition", "any", "sum", "distinct", "at_least"];
 const THRESHOLD: &[&str] = &["sum", "distinct", "at_least"];
 const EXCEPTION: &[&str] = &["condition", "reason", "expires"];
@@ -81,7 +90,7 @@ const SUPPRESS: &[&str] = &["for", "by"];
 const SUPPRESSED: u64 = 30_000_000_000;
 
 /// Loads the rules of all files.
-pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<RuleError>> {
+pub(super) fn load(sources: &[Source], today: Date) -> Result<(Vec<Rule>, Definitions), Vec<RuleError>> {
     let mut errors = Vec::new();
     let mut parsed = Vec::new();
     for source in sources {
@@ -115,7 +124,7 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<Vec<Rule>, Vec<Rul
         }
     }
     if errors.is_empty() {
-        return Ok(rules);
+        return Ok((rules, definitions));
     }
     let order = |name: &str| sources.iter().position(|source| source.name == name);
     errors.sort_by_key(|error| (order(error.file()), error.start()));
@@ -403,15 +412,82 @@ impl Reader<'_> {
     }
 
     pub(super) fn severity(&mut self, text: &Text) -> Option<Severity> {
-        let severity = Severity::from_name(&text.value);
-        if severity.is_none() {
-            let known: Vec<&str> = Severity::ALL.into_iter().map(Severity::name).collect();
+        self.one_of("severity", text, Severity::ALL.map(|severity| (severity.name(), severity)))
+    }
+
+    pub(super) fn action(&mut self, text: &Text) -> Option<Action> {
+        self.one_of("action", text, Action::ALL.map(|action| (action.name(), action)))
+    }
+
+    /// What a text names, of a few things.
+    fn one_of<T: Copy>(&mut self, what: &'static str, text: &Text, all: [(&'static str, T); 4]) -> Option<T> {
+        let found = all.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
             let suggestion = nearest(&text.value, known.iter().copied()).map(str::to_owned);
-            let kind =
-                RuleErrorKind::Unknown { what: "severity", name: text.value.clone(), suggestion, known };
+            let kind = RuleErrorKind::Unknown { what, name: text.value.clone(), suggestion, known };
             self.errors.push(text.place.error(kind));
         }
-        severity
+        found
+    }
+
+    fn date(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Date> {
+        let date = match value.get_ref() {
+            DeValue::Datetime(toml::value::Datetime { date: Some(date), time: None, .. }) => {
+                let year = i16::try_from(date.year).ok();
+                let (month, day) = (i8::try_from(date.month).ok(), i8::try_from(date.day).ok());
+                year.zip(month).zip(day).and_then(|((year, month), day)| Date::new(year, month, day).ok())
+            }
+            _ => None,
+        };
+        if date.is_none() {
+            self.wrong_type(key, "a date without quotes, such as 2027-01-31", value);
+        }
+        date
+    }
+
+    /// The key `exceptions`.
+    pub(super) fn exceptions(&mut self, table: &DeTable<'_>) -> Vec<WrittenException> {
+        const WHAT: &str = "an exception";
+        let mut exceptions = Vec::new();
+        for (inner, span) in self.tables(table, "exceptions") {
+            self.keys(inner, WHAT, EXCEPTION);
+            let reason = self.needed_text(inner, &span, "reason", WHAT);
+            if let Some(reason) = reason.as_ref().filter(|reason| reason.value.trim().is_empty()) {
+                self.errors.push(reason.place.error(RuleErrorKind::Empty("this reason")));
+            }
+            let text = self.needed_text(inner, &span, "condition", WHAT);
+            let tree = text.as_ref().and_then(|text| self.parse(text));
+            let expires = inner.get("expires").and_then(|value| self.date("expires", value));
+            if let (Some(text), Some(tree), Some(reason)) = (text, tree, reason) {
+                exceptions.push(WrittenException { reason: reason.value, expires, text, tree });
+            }
+        }
+        exceptions
+    }
+}
+
+/// An exception before it is known what the events of its rule carry.
+#[derive(Clone, Debug)]
+pub(super) struct WrittenException {
+    reason: String,
+    expires: Option<Date>,
+    text: Text,
+    tree: Node,
+}
+
+impl WrittenException {
+    /// The exception to a rule that looks at these kinds of events.
+    pub(super) fn compile(
+        self,
+        kinds: KindSet,
+        definitions: &Definitions,
+        today: Date,
+        errors: &mut Vec<RuleError>,
+    ) -> Exception {
+        let condition = check::check(&self.text, &self.tree, kinds, definitions, errors);
+        let expired = self.expires.is_some_and(|expires| expires <= today);
+        Exception { reason: self.reason, expires: self.expires, expired, condition }
     }
 }
 
@@ -427,7 +503,7 @@ fn found(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
 }
@@ -467,6 +543,7 @@ impl RuleLoader<'_, '_> {
             .reader
             .needed_text(table, &span, "severity", WHAT)
             .and_then(|text| self.reader.severity(&text));
+        let own_action = self.reader.text(table, "action").and_then(|text| self.reader.action(&text));
         let attack = self.attack(table);
         let enabled = self.reader.boolean(table, "enabled").unwrap_or(true);
         let (steps, pattern) = self.looked_for(table, &span)?;
@@ -483,15 +560,17 @@ impl RuleLoader<'_, '_> {
             .filter_map(|(table, span)| testing::read(self.reader, table, &span))
             .collect();
         let title = title?.value;
+        let Text { value: id, place } = id?;
         Some(Rule {
-            id: id?.value,
+            id,
             description: description.trim().to_owned(),
             severity: severity?,
+            own_action,
             attack,
             kinds,
             enabled,
             exceptions,
-            origin: self.reader.file.name().to_owned(),
+            place,
             message: message.unwrap_or_else(|| Template::plain(&title)),
             title,
             steps,
@@ -527,7 +606,7 @@ impl RuleLoader<'_, '_> {
     ) -> Option<(Vec<Step>, Option<Pattern>)> {
         const HELP: &str = "a sequence has its events, conditions and thresholds in its steps";
         if table.contains_key("sequence") {
-            for key in ["event", "condition", "window"] {
+            for key in ["event", "condition", "window", "absent"] {
                 if let Some((key, _)) = table.get_key_value(key) {
                     let message = format!("a rule with a sequence has no `{}` of its own", key.get_ref());
                     self.reader.error(key.span(), RuleErrorKind::Conflict { message, help: HELP });
@@ -538,6 +617,14 @@ impl RuleLoader<'_, '_> {
         }
         let (kinds, condition) = self.events(table, span, "a rule")?;
         let mut step = Step { name: String::new(), kinds, condition, thresholds: Vec::new() };
+        if let Some((absent, span)) = self.reader.table(table, "absent") {
+            if let Some((key, _)) = table.get_key_value("window") {
+                let message = "a rule with `absent` has no `window`".to_owned();
+                let help = "write two rules, or a sequence with `unless`";
+                self.reader.error(key.span(), RuleErrorKind::Conflict { message, help });
+            }
+            return self.absent(absent, &span, step);
+        }
         let Some((window, span)) = self.reader.table(table, "window") else {
             return Some((vec![step], None));
         };
@@ -551,7 +638,48 @@ impl RuleLoader<'_, '_> {
         step.thresholds = self.thresholds(window, &span, kinds, None);
         let by = self.fields(window, "by", &[kinds]).unwrap_or_default();
         let within = self.reader.span_of_time(window, "over")?;
-        Some((vec![step], Some(Pattern { within, by, ordered: false })))
+        Some((vec![step], Some(Pattern { within, by, ordered: false, unless: None, again: false })))
+    }
+
+    /// The key `absent`: the rule's own event is meant if there was none of these since another. That is a sequence
+    /// of the other and the rule's own, which what should have been there undoes.
+    fn absent(
+        &mut self,
+        table: &DeTable<'_>,
+        span: &Range<usize>,
+        mut own: Step,
+    ) -> Option<(Vec<Step>, Option<Pattern>)> {
+        const WHAT: &str = "`absent`";
+        self.reader.keys(table, WHAT, ABSENT);
+        for key in ["since", "within"] {
+            if !table.contains_key(key) {
+                self.reader.missing(span.clone(), key, WHAT);
+            }
+        }
+        let unless = self.events(table, span, WHAT).map(|(kinds, condition)| Unless { kinds, condition });
+        let since = self.reader.table(table, "since").and_then(|(since, span)| {
+            self.reader.keys(since, "`since`", PART);
+            self.events(since, &span, "`since`")
+        });
+        let kinds: Vec<KindSet> = [
+            Some(own.kinds),
+            unless.as_ref().map(|unless| unless.kinds),
+            since.as_ref().map(|since| since.0),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let by = self.fields(table, "by", &kinds).unwrap_or_default();
+        let within = self.reader.span_of_time(table, "within")?;
+        let single = || vec![Threshold { name: None, measure: Measure::Count, at_least: 1 }];
+        let (kinds, condition) = since?;
+        own.name = "event".to_owned();
+        own.thresholds = single();
+        let since = Step { name: "since".to_owned(), kinds, condition, thresholds: single() };
+        Some((
+            vec![since, own],
+            Some(Pattern { within, by, ordered: true, unless: Some(unless?), again: true }),
+        ))
     }
 
     fn sequence(&mut self, table: &DeTable<'_>, span: &Range<usize>) -> Option<(Vec<Step>, Option<Pattern>)> {
@@ -585,11 +713,16 @@ impl RuleLoader<'_, '_> {
             let help = "for one kind of event use `event`, `condition` and `window`";
             self.reader.error(span.clone(), RuleErrorKind::Conflict { message, help });
         }
-        let kinds: Vec<KindSet> = steps.iter().map(|step| step.kinds).collect();
+        let unless = self.reader.table(table, "unless").and_then(|(unless, span)| {
+            self.reader.keys(unless, "`unless`", PART);
+            self.events(unless, &span, "`unless`").map(|(kinds, condition)| Unless { kinds, condition })
+        });
+        let kinds: Vec<KindSet> =
+            steps.iter().map(|step| step.kinds).chain(unless.as_ref().map(|unless| unless.kinds)).collect();
         let by = self.fields(table, "by", &kinds).unwrap_or_default();
         let ordered = self.reader.boolean(table, "ordered").unwrap_or(true);
         let within = self.reader.span_of_time(table, "within")?;
-        Some((steps, Some(Pattern { within, by, ordered })))
+        Some((steps, Some(Pattern { within, by, ordered, unless, again: false })))
     }
 
     /// The keys `event` and `condition`.
@@ -598,7 +731,7 @@ impl RuleLoader<'_, '_> {
         table: &DeTable<'_>,
         span: &Range<usize>,
         what: &'static str,
-    ) -> Option<(KindSet, Expr)> {
+    ) -> Option<(KindSet, Condition)> {
         let text = self.reader.needed_text(table, span, "condition", what);
         let tree = text.as_ref().and_then(|text| self.reader.parse(text));
         let Some(value) = table.get("event") else {
@@ -736,39 +869,10 @@ impl RuleLoader<'_, '_> {
     }
 
     fn exceptions(&mut self, table: &DeTable<'_>, kinds: KindSet) -> Vec<Exception> {
-        const WHAT: &str = "an exception";
-        let mut exceptions = Vec::new();
-        for (inner, span) in self.reader.tables(table, "exceptions") {
-            self.reader.keys(inner, WHAT, EXCEPTION);
-            let reason = self.reader.needed_text(inner, &span, "reason", WHAT);
-            if let Some(reason) = reason.as_ref().filter(|reason| reason.value.trim().is_empty()) {
-                self.reader.errors.push(reason.place.error(RuleErrorKind::Empty("this reason")));
-            }
-            let text = self.reader.needed_text(inner, &span, "condition", WHAT);
-            let tree = text.as_ref().and_then(|text| self.reader.parse(text));
-            let expires = inner.get("expires").and_then(|value| self.date("expires", value));
-            if let (Some(text), Some(tree), Some(reason)) = (text, tree, reason) {
-                let condition = check::check(&text, &tree, kinds, self.definitions, self.reader.errors);
-                let expired = expires.is_some_and(|expires| expires <= self.today);
-                exceptions.push(Exception { reason: reason.value, expires, expired, condition });
-            }
-        }
-        exceptions
-    }
-
-    fn date(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Date> {
-        let date = match value.get_ref() {
-            DeValue::Datetime(toml::value::Datetime { date: Some(date), time: None, .. }) => {
-                let year = i16::try_from(date.year).ok();
-                let (month, day) = (i8::try_from(date.month).ok(), i8::try_from(date.day).ok());
-                year.zip(month).zip(day).and_then(|((year, month), day)| Date::new(year, month, day).ok())
-            }
-            _ => None,
-        };
-        if date.is_none() {
-            self.reader.wrong_type(key, "a date without quotes, such as 2027-01-31", value);
-        }
-        date
+        let written = self.reader.exceptions(table);
+        let (definitions, today) = (self.definitions, self.today);
+        let errors = &mut *self.reader.errors;
+        written.into_iter().map(|exception| exception.compile(kinds, definitions, today, errors)).collect()
     }
 
     fn suppress(&mut self, table: &DeTable<'_>, kinds: KindSet, pattern: Option<&Pattern>) -> Suppress {

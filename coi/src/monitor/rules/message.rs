@@ -107,6 +107,13 @@ pub(super) fn describe<R: Record>(record: &R) -> String {
     line
 }
 
+/// A value, safe to print.
+pub(super) fn show(value: Value<'_>) -> String {
+    let mut line = String::new();
+    push(&mut line, Some(value));
+    line
+}
+
 fn push(line: &mut String, value: Option<Value<'_>>) {
     let printed = match value {
         None => write!(line, "?"),

@@ -15,25 +15,37 @@
 //! that rules carry.
 
 mod attack;
+pub mod bench;
 mod check;
+mod docs;
 mod engine;
 mod error;
 mod eval;
+pub mod explain;
+mod index;
 mod lexer;
+mod lint;
 mod load;
 mod message;
 mod model;
 mod overrides;
 mod parser;
 mod quantity;
+pub mod recording;
+mod sample;
+pub mod sigma;
 mod state;
+mod template;
 pub mod testing;
 pub mod wanted;
 
-pub use engine::{Alert, Counters, Engine, Evidence};
+pub use docs::{fields_table, reference};
+pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};
-pub use model::{Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
+pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
+pub use sample::Sample;
+pub use template::template;
 pub use wanted::{Form, NameTest, Only, Opens, Wanted};
 
 #[cfg(test)]

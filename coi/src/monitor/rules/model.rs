@@ -6,10 +6,16 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    error::RuleError, eval::Expr, load, message::Template, overrides::Overrides, testing::Test,
+    check::{Condition, Definitions},
+    error::{Place, RuleError},
+    index::{Index, Marks},
+    load,
+    message::Template,
+    overrides::Overrides,
+    testing::Test,
     wanted::Wanted,
 };
-use crate::monitor::event::{EventKind, Field};
+use crate::monitor::event::{EventKind, Field, Record};
 
 /// The text of a rule file and the name to use for it in messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +77,59 @@ impl Severity {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|severity| severity.name() == name)
     }
+
+    /// What is done where a rule does not say.
+    pub const fn action(self) -> Action {
+        match self {
+            Self::Info => Action::Log,
+            Self::Warning => Action::Notify,
+            Self::High => Action::Freeze,
+            Self::Critical => Action::Kill,
+        }
+    }
 }
 
 impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What is done about an alert, where something is to be done at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is written down.
+    Log,
+    /// The user is told as well.
+    Notify,
+    /// All processes of the container are stopped.
+    Freeze,
+    /// All of them are ended.
+    Kill,
+}
+
+impl Action {
+    /// All actions, mildest first.
+    pub const ALL: [Self; 4] = [Self::Log, Self::Notify, Self::Freeze, Self::Kill];
+
+    /// The name used in rule files and in the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Notify => "notify",
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+        }
+    }
+
+    /// The action with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+}
+
+impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -143,7 +199,7 @@ pub struct Exception {
     pub expires: Option<Date>,
     /// Whether that day had come when the rules were compiled.
     pub expired: bool,
-    pub(super) condition: Expr,
+    pub(super) condition: Condition,
 }
 
 /// A rule.
@@ -157,6 +213,8 @@ pub struct Rule {
     pub description: String,
     /// How bad it is when it fires.
     pub severity: Severity,
+    /// What is to be done, where that does not follow from the severity.
+    pub(super) own_action: Option<Action>,
     /// The MITRE ATT&CK techniques it stands for.
     pub attack: Vec<String>,
     /// The kinds of events it looks at.
@@ -165,8 +223,8 @@ pub struct Rule {
     pub enabled: bool,
     /// When it is not meant.
     pub exceptions: Vec<Exception>,
-    /// The name of the file it is from.
-    pub origin: String,
+    /// Where its id is written.
+    pub(super) place: Place,
     /// What it looks for: one step for a plain rule or a window, several for a sequence.
     pub(super) steps: Vec<Step>,
     /// How the steps belong together; `None` for a rule that fires on single events.
@@ -181,7 +239,7 @@ pub struct Rule {
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) kinds: KindSet,
-    pub(super) condition: Expr,
+    pub(super) condition: Condition,
     /// The step is complete when one of them is reached.
     pub(super) thresholds: Vec<Threshold>,
 }
@@ -215,6 +273,17 @@ pub(super) struct Pattern {
     pub(super) by: Vec<Field>,
     /// Whether each step follows the one before it.
     pub(super) ordered: bool,
+    /// What undoes all that was found so far.
+    pub(super) unless: Option<Unless>,
+    /// Whether it fires again for as long as its first step stands, rather than beginning anew.
+    pub(super) again: bool,
+}
+
+/// An event after which a sequence begins anew.
+#[derive(Clone, Debug)]
+pub(super) struct Unless {
+    pub(super) kinds: KindSet,
+    pub(super) condition: Condition,
 }
 
 /// How often a rule repeats itself.
@@ -227,6 +296,33 @@ pub(super) struct Suppress {
 }
 
 impl Rule {
+    /// The name of the file it is from.
+    pub fn origin(&self) -> &str {
+        self.place.file.name()
+    }
+
+    /// What is to be done when it fires.
+    pub fn action(&self) -> Action {
+        self.own_action.unwrap_or(self.severity.action())
+    }
+
+    /// The condition of a step, or of what undoes the steps.
+    pub(super) fn condition(&self, at: At) -> Option<&Condition> {
+        match at {
+            At::Step(step) => self.steps.get(step).map(|step| &step.condition),
+            At::Unless => self.pattern.as_ref()?.unless.as_ref().map(|unless| &unless.condition),
+        }
+    }
+
+    /// What of it looks at this kind of event, in the order in which one event is tried: what undoes the steps,
+    /// then the last step first, so that one event takes a sequence one step further, not two.
+    pub(super) fn looking_at(&self, kind: EventKind) -> impl Iterator<Item = At> {
+        let unless = self.pattern.iter().filter_map(|pattern| pattern.unless.as_ref());
+        let unless = unless.filter(move |unless| unless.kinds.contains(kind)).map(|_| At::Unless);
+        let steps = self.steps.iter().enumerate().rev();
+        unless.chain(steps.filter(move |(_, step)| step.kinds.contains(kind)).map(|(step, _)| At::Step(step)))
+    }
+
     /// How many tests it carries.
     pub fn tests(&self) -> usize {
         self.tests.len()
@@ -241,37 +337,54 @@ impl Rule {
     }
 }
 
-/// A step of a rule: the rule's and the step's positions.
-pub(super) type StepAt = (usize, usize);
+/// A part of a rule that looks at events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// The step of this position.
+    Step(usize),
+    /// What undoes the steps.
+    Unless,
+}
+
+/// A part of the rule at this position.
+pub(super) type Part = (usize, At);
 
 /// Rules that fit together, compiled and checked.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     /// For each kind of event the steps of enabled rules that look at it.
-    index: [Box<[StepAt]>; EventKind::ALL.len()],
+    index: [(Box<[Part]>, Index); EventKind::ALL.len()],
+    /// What their conditions may name; overrides may too.
+    definitions: Arc<Definitions>,
+    /// The day that decides which exceptions have expired.
+    today: Date,
 }
 
 impl RuleSet {
     /// Compiles rule files into one set. Lists and macros are shared between them, ids are unique among them.
     /// `today` decides which exceptions have expired: the rules themselves have no clock.
     pub fn compile(sources: &[Source], today: Date) -> Result<Self, Vec<RuleError>> {
-        Ok(Self::index(load::load(sources, today)?.into_iter().map(Arc::new).collect()))
+        let (rules, definitions) = load::load(sources, today)?;
+        Ok(Self::new(rules.into_iter().map(Arc::new).collect(), Arc::new(definitions), today))
     }
 
-    /// Puts rules together.
-    pub(super) fn index(rules: Vec<Arc<Rule>>) -> Self {
+    fn new(rules: Vec<Arc<Rule>>, definitions: Arc<Definitions>, today: Date) -> Self {
         let index = EventKind::ALL.map(|kind| {
             let enabled = rules.iter().enumerate().filter(|(_, rule)| rule.enabled);
-            enabled
-                .flat_map(|(at, rule)| {
-                    // The last step first: one event takes a sequence one step further, not two.
-                    let steps = rule.steps.iter().enumerate().rev();
-                    steps.filter(move |(_, step)| step.kinds.contains(kind)).map(move |(step, _)| (at, step))
-                })
-                .collect()
+            let parts: Box<[Part]> =
+                enabled.flat_map(|(at, rule)| rule.looking_at(kind).map(move |part| (at, part))).collect();
+            let conditions = parts.iter().filter_map(|&(at, part)| rules[at].condition(part));
+            let index = Index::new(kind, conditions.map(|condition| &condition.expr));
+            (parts, index)
         });
-        Self { rules, index }
+        Self { rules, index, definitions, today }
+    }
+
+    /// This one rule of the set, enabled.
+    pub(super) fn only(&self, rule: &Rule) -> Self {
+        let rule = Rule { enabled: true, ..rule.clone() };
+        Self::new(vec![Arc::new(rule)], Arc::clone(&self.definitions), self.today)
     }
 
     /// The rules, in the order of their files; disabled ones too.
@@ -286,19 +399,32 @@ impl RuleSet {
 
     /// The events that could make a difference to the enabled rules.
     pub fn wanted(&self) -> Wanted {
-        let kinds = EventKind::ALL.into_iter().filter(|kind| !self.steps(*kind).is_empty()).collect();
+        let kinds = EventKind::ALL.into_iter().filter(|kind| !self.parts(*kind).is_empty()).collect();
         let opens =
-            self.steps(EventKind::Open).iter().map(|&(rule, step)| &self.rules[rule].steps[step].condition);
+            self.parts(EventKind::Open).iter().filter_map(|&(rule, at)| self.rules[rule].condition(at));
+        let opens = opens.map(|condition| &condition.expr);
         Wanted::new(kinds, opens)
     }
 
-    /// The steps that look at this kind of event.
-    pub(super) fn steps(&self, kind: EventKind) -> &[StepAt] {
-        &self.index[kind as usize]
+    /// The lists and macros.
+    pub(super) fn definitions(&self) -> &Arc<Definitions> {
+        &self.definitions
     }
 
-    /// The same rules with some of them turned on or off, made milder or graver, or given other thresholds.
+    /// What looks at this kind of event.
+    pub(super) fn parts(&self, kind: EventKind) -> &[Part] {
+        &self.index[kind as usize].0
+    }
+
+    /// Which of [`Self::parts`] an event could meet.
+    pub(super) fn look_up(&self, record: &impl Record, marks: &mut Marks) {
+        self.index[record.kind() as usize].1.look_up(record, marks);
+    }
+
+    /// The same rules with some of them turned on or off, made milder or graver, given other thresholds or more
+    /// exceptions.
     pub fn with(&self, overrides: &Overrides) -> Result<Self, Vec<RuleError>> {
-        overrides.apply(&self.rules).map(Self::index)
+        let rules = overrides.apply(&self.rules, &self.definitions, self.today)?;
+        Ok(Self::new(rules, Arc::clone(&self.definitions), self.today))
     }
 }

@@ -4,6 +4,8 @@
 //! [rules.bulk-read-volume]
 //! enabled = true
 //! severity = "high"
+//! action = "notify"                    # log, notify, freeze or kill, whatever the severity calls for
+//! exceptions = [{ condition = "process.name == 'backup'", reason = "OPS-7" }]   # beside the rule's own
 //! at_least = "500MiB"                  # a rule with one threshold
 //!
 //! [rules.bulk-read-then-send]
@@ -15,21 +17,23 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::civil::Date;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
 use super::{
+    check::Definitions,
     error::{Place, RuleError, RuleErrorKind, file, nearest},
-    load::{Reader, not_toml},
-    model::{Measure, Rule, Severity, Source},
+    load::{Reader, WrittenException, not_toml},
+    model::{Action, Measure, Rule, Severity, Source},
     quantity,
     state::MAX_DISTINCT,
 };
 use crate::monitor::event::Field;
 
-const OVERRIDE: &[&str] = &["enabled", "severity", "at_least"];
+const OVERRIDE: &[&str] = &["enabled", "severity", "action", "at_least", "exceptions"];
 
 /// Changes to rules, by the rules' ids.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +42,16 @@ pub struct Overrides {
 }
 
 /// Changes to one rule. What is `None` stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Override {
     /// Turn it on or off.
     pub enabled: Option<bool>,
     /// Make it milder or graver.
     pub severity: Option<Severity>,
+    /// What to do when it fires.
+    pub action: Option<Action>,
+    /// When it is not meant, beside what the rule itself says.
+    pub(super) exceptions: Vec<WrittenException>,
     /// Where its thresholds lie.
     pub at_least: Option<AtLeast>,
 }
@@ -106,6 +114,8 @@ impl Overrides {
                 let change = Override {
                     enabled: reader.boolean(table, "enabled"),
                     severity: reader.text(table, "severity").and_then(|text| reader.severity(&text)),
+                    action: reader.text(table, "action").and_then(|text| reader.action(&text)),
+                    exceptions: reader.exceptions(table),
                     at_least: table.get("at_least").and_then(|value| at_least(&mut reader, value)),
                 };
                 overrides.rules.insert(id.get_ref().to_string(), (change, Some(place)));
@@ -120,7 +130,12 @@ impl Overrides {
     }
 
     /// The rules with the changes made.
-    pub(super) fn apply(&self, rules: &[Arc<Rule>]) -> Result<Vec<Arc<Rule>>, Vec<RuleError>> {
+    pub(super) fn apply(
+        &self,
+        rules: &[Arc<Rule>],
+        definitions: &Definitions,
+        today: Date,
+    ) -> Result<Vec<Arc<Rule>>, Vec<RuleError>> {
         let mut rules = rules.to_vec();
         let mut errors = Vec::new();
         for (id, (change, place)) in &self.rules {
@@ -143,8 +158,12 @@ impl Overrides {
             let mut rule = Rule::clone(&rules[at]);
             rule.enabled = change.enabled.unwrap_or(rule.enabled);
             rule.severity = change.severity.unwrap_or(rule.severity);
+            rule.own_action = change.action.or(rule.own_action);
             if let Some(at_least) = &change.at_least {
                 set_thresholds(&mut rule, at_least).unwrap_or_else(&mut error);
+            }
+            for exception in change.exceptions.iter().cloned() {
+                rule.exceptions.push(exception.compile(rule.kinds, definitions, today, &mut errors));
             }
             rules[at] = Arc::new(rule);
         }

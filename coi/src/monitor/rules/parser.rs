@@ -104,6 +104,31 @@ pub(super) enum Operator {
 }
 
 impl Operator {
+    /// All of them, as the documentation has them: what they apply to, and when they hold.
+    pub(super) const ALL: [(Self, &'static str, &'static str); 14] = [
+        (Self::Equal, "keyword, integer, ip", "The field has this value."),
+        (Self::NotEqual, "keyword, integer, ip", "The field has another value; it must have one."),
+        (Self::Less, "integer", "The number is less."),
+        (Self::LessOrEqual, "integer", "The number is not greater."),
+        (Self::Greater, "integer", "The number is greater."),
+        (Self::GreaterOrEqual, "integer", "The number is not less."),
+        (Self::In, "keyword, integer, ip", "The field has one of these values."),
+        (Self::InCidr, "ip", "The address is in one of these networks."),
+        (Self::Contains, "keyword", "The text has one of these in it."),
+        (Self::IContains, "keyword", "The same, whether ASCII letters are large or small."),
+        (Self::StartsWith, "keyword", "The text begins with one of these."),
+        (Self::EndsWith, "keyword", "The text ends with one of these."),
+        (
+            Self::Glob,
+            "keyword",
+            "One of these patterns matches the whole text: `?` is one character, `*` any but `/`, `**/` any directories, `{a,b}` either, `[a-z]` one of them.",
+        ),
+        (
+            Self::Regex,
+            "keyword",
+            "One of these regular expressions matches somewhere in the text, in linear time.",
+        ),
+    ];
     const WORDS: [Self; 7] = [
         Self::In,
         Self::Contains,

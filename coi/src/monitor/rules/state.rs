@@ -7,8 +7,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::model::{Measure, Pattern, Step, Threshold};
-use crate::monitor::event::EventKind;
+use super::{
+    engine::Standing,
+    model::{Measure, Pattern, Step, Threshold},
+    quantity,
+};
+use crate::monitor::event::{EventKind, Field};
 
 /// The largest number of distinct values that a threshold may ask for.
 pub(super) const MAX_DISTINCT: u64 = 10_000;
@@ -63,6 +67,10 @@ impl<T> Keyed<T> {
             !goes
         });
         (before - self.entries.len()) as u64
+    }
+
+    pub(super) fn get(&self, key: u64) -> Option<&T> {
+        self.entries.get(&key).map(|(_, value)| value)
     }
 
     pub(super) fn remove(&mut self, key: u64) {
@@ -312,6 +320,24 @@ impl Progress {
         let (step, state) = (steps.get(at)?, self.steps.get(at)?);
         let since = step.thresholds.iter().zip(&state.meters);
         since.filter_map(|(threshold, meter)| meter.reached_since(threshold.at_least)).max()
+    }
+
+    /// How far each step has come.
+    pub(super) fn standing<'a>(&'a self, steps: &'a [Step]) -> impl Iterator<Item = Standing> + 'a {
+        steps.iter().zip(&self.steps).enumerate().map(|(at, (step, state))| {
+            let levels = step.thresholds.iter().zip(&state.meters).map(|(threshold, meter)| {
+                let show = |amount| match threshold.measure {
+                    Measure::Sum(Field::IoBytes) => quantity::show_size(amount),
+                    _ => amount.to_string(),
+                };
+                format!("{} of {}", show(meter.level()), show(threshold.at_least))
+            });
+            Standing {
+                step: step.name.clone(),
+                reached: levels.collect::<Vec<_>>().join(", or "),
+                complete: self.is_complete(steps, at),
+            }
+        })
     }
 
     /// What each step has to show.

@@ -11,13 +11,16 @@
 //! ]
 //! ```
 //!
+//! In the stead of `events` there may be `fixture = "file.jsonl"`, a [`recording`](super::recording) that lies beside
+//! the rule's file.
+//!
 //! A test sees its own rule alone, enabled. Events are in the order of their times, `at` from the test's
 //! beginning. With `repeat`, `{n}` in a text counts from 0. What an event leaves out is derived, so that
 //! tests say what matters: names from paths, `process.command_line` and `process.args_count` from
 //! `process.args`, `process.entity_id` from `process.pid`, `event.outcome` is success unless there is a
 //! `coi.errno`; all events are of one container, process 1000 and the phase `guest`.
 
-use std::{net::IpAddr, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use toml::{
     Spanned,
@@ -26,15 +29,18 @@ use toml::{
 
 use super::{
     check,
-    engine::Engine,
+    engine::Alert,
     error::RuleErrorKind,
+    explain::Explainer,
     load::Reader,
     model::{Rule, RuleSet},
     quantity,
+    recording::{Entry, Reader as RecordingReader, Replay},
+    sample::{Datum, Sample},
 };
-use crate::monitor::event::{EventKind, Field, Record, Type, Value};
+use crate::monitor::event::{EventKind, Field, Record, Type};
 
-const TEST: &[&str] = &["name", "expect", "times", "events"];
+const TEST: &[&str] = &["name", "expect", "times", "events", "fixture"];
 /// The keys of an event that are not fields.
 const EVENT: [&str; 4] = ["event", "at", "every", "repeat"];
 /// How many events one line may stand for.
@@ -55,8 +61,21 @@ pub struct Outcome {
     /// The test's name.
     pub test: String,
     /// Why it failed; `None` where it passed.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
 }
+
+/// Why a test failed.
+#[derive(Clone, Debug, Default)]
+pub struct Failure {
+    /// In one line.
+    pub why: String,
+    /// What was expected (`-`) and what was found (`+`), line by line, and for a rule that stayed quiet its judgement of
+    /// the last event that it looked at.
+    pub diff: String,
+}
+
+/// Finds the recording of this name that lies beside the rule file of that name, or says why not.
+pub type Fixtures<'a> = dyn Fn(&str, &str) -> Result<Vec<u8>, String> + 'a;
 
 impl Report {
     /// Whether nothing failed.
@@ -72,7 +91,7 @@ impl Report {
 
 /// Runs the tests of the rules whose id, or whose test's name, contains `filter`. A rule without a test that
 /// must fire, or without one that must stay quiet, fails.
-pub fn run(rules: &RuleSet, filter: Option<&str>) -> Report {
+pub fn run(rules: &RuleSet, filter: Option<&str>, fixtures: &Fixtures<'_>) -> Report {
     let wanted = |text: &str| filter.is_none_or(|filter| text.contains(filter));
     let mut outcomes = Vec::new();
     for rule in rules.rules() {
@@ -81,12 +100,13 @@ pub fn run(rules: &RuleSet, filter: Option<&str>) -> Report {
             outcomes.push(Outcome {
                 rule: rule.id.clone(),
                 test: test.name.clone(),
-                failure: test.run(rule),
+                failure: test.run(rules, rule, fixtures),
             });
         }
         for (fires, what) in [(true, "fire"), (false, "quiet")] {
             if whole && !rule.tests.iter().any(|test| (test.times != Times::Exactly(0)) == fires) {
-                let failure = Some(format!("the rule has no test with expect = \"{what}\""));
+                let why = format!("the rule has no test with expect = \"{what}\"");
+                let failure = Some(Failure { why, diff: String::new() });
                 outcomes.push(Outcome {
                     rule: rule.id.clone(),
                     test: format!("(a test that expects {what})"),
@@ -98,12 +118,27 @@ pub fn run(rules: &RuleSet, filter: Option<&str>) -> Report {
     Report { outcomes }
 }
 
+/// The events of a rule's test.
+pub fn entries(rule: &Rule, name: &str, fixtures: &Fixtures<'_>) -> Result<Vec<Entry>, String> {
+    let test = rule.tests.iter().find(|test| test.name == name);
+    let names = || rule.tests.iter().map(|test| format!("`{}`", test.name)).collect::<Vec<_>>().join(", ");
+    test.ok_or_else(|| format!("the rule {} has no test `{name}`; it has {}", rule.id, names()))?
+        .entries(rule, fixtures)
+}
+
 /// A test of a rule.
 #[derive(Clone, Debug)]
 pub(super) struct Test {
     name: String,
     times: Times,
-    events: Vec<Line>,
+    events: Given,
+}
+
+/// What a test's events are.
+#[derive(Clone, Debug)]
+enum Given {
+    Lines(Vec<Line>),
+    Fixture(String),
 }
 
 /// How often the rule must fire.
@@ -125,68 +160,16 @@ struct Line {
     fields: Vec<(Field, Datum)>,
 }
 
-/// A field's value.
-#[derive(Clone, Debug, PartialEq)]
-enum Datum {
-    Keyword(String),
-    Integer(i64),
-    Boolean(bool),
-    Ip(IpAddr),
-    Keywords(Vec<Arc<str>>),
-}
-
-impl Datum {
-    fn numbered(&self, n: &str) -> Self {
-        match self {
-            Self::Keyword(text) => Self::Keyword(text.replace("{n}", n)),
-            Self::Keywords(texts) => {
-                Self::Keywords(texts.iter().map(|text| text.replace("{n}", n).into()).collect())
-            }
-            other => other.clone(),
-        }
-    }
-}
-
-/// An event that was written by hand.
-#[derive(Clone, Debug)]
-pub(super) struct TestRecord {
-    kind: EventKind,
-    time: u64,
-    fields: Vec<(Field, Datum)>,
-}
-
-impl Record for TestRecord {
-    fn kind(&self) -> EventKind {
-        self.kind
-    }
-
-    fn time(&self) -> u64 {
-        self.time
-    }
-
-    fn get(&self, field: Field) -> Option<Value<'_>> {
-        self.fields.iter().find(|(name, _)| *name == field).map(|(_, datum)| match datum {
-            Datum::Keyword(text) => Value::Keyword(text),
-            Datum::Integer(number) => Value::Integer(*number),
-            Datum::Boolean(value) => Value::Boolean(*value),
-            Datum::Ip(address) => Value::Ip(*address),
-            Datum::Keywords(texts) => Value::Keywords(texts),
-        })
-    }
-}
-
 impl Test {
     /// Runs the test; says why it failed.
-    fn run(&self, rule: &Arc<Rule>) -> Option<String> {
-        let mut rule = Rule::clone(rule);
-        rule.enabled = true;
-        let mut engine = Engine::new(Arc::new(RuleSet::index(vec![Arc::new(rule)])));
-        let mut records: Vec<TestRecord> = self.events.iter().flat_map(Line::records).collect();
-        records.sort_by_key(|record| record.time);
+    fn run(&self, rules: &RuleSet, rule: &Rule, fixtures: &Fixtures<'_>) -> Option<Failure> {
+        let entries = match self.entries(rule, fixtures) {
+            Ok(entries) => entries,
+            Err(why) => return Some(Failure { why, diff: String::new() }),
+        };
+        let mut replay = Replay::new(Arc::new(rules.only(rule)));
         let mut alerts = Vec::new();
-        for record in &records {
-            engine.evaluate(record, 1, &mut alerts);
-        }
+        entries.iter().for_each(|entry| replay.judge(entry, &mut alerts));
         let fired = alerts.len() as u64;
         let expected = match self.times {
             Times::Some if fired > 0 => return None,
@@ -195,12 +178,50 @@ impl Test {
             Times::Exactly(0) => "it should have stayed quiet".to_owned(),
             Times::Exactly(times) => format!("it should have fired {}", often(times)),
         };
-        let said = match alerts.first() {
-            Some(alert) => format!(" at {}: {}", quantity::show_duration(alert.time - START), alert.message),
-            None => String::new(),
+        let began = entries.iter().find_map(time).unwrap_or(0);
+        let shown = |alert: &Alert| {
+            format!("after {}: {}", quantity::show_duration(alert.time.saturating_sub(began)), alert.message)
         };
-        Some(format!("{expected} and fired {}{said}", often(fired)))
+        let found: String = alerts.iter().map(|alert| format!("+ fires {}\n", shown(alert))).collect();
+        let diff = match found.as_str() {
+            "" => format!("- fires\n+ stays quiet\n{}", last_judgement(rules, rule, &entries)),
+            found if self.times == Times::Exactly(0) => format!("- stays quiet\n{found}"),
+            found => format!("- {expected}\n{found}"),
+        };
+        Some(Failure { why: format!("{expected} and fired {}", often(fired)), diff })
     }
+
+    fn entries(&self, rule: &Rule, fixtures: &Fixtures<'_>) -> Result<Vec<Entry>, String> {
+        match &self.events {
+            Given::Lines(lines) => {
+                let mut samples: Vec<Sample> = lines.iter().flat_map(Line::samples).collect();
+                samples.sort_by_key(Record::time);
+                Ok(samples.into_iter().map(Entry::Event).collect())
+            }
+            Given::Fixture(name) => {
+                let bytes = fixtures(rule.origin(), name)?;
+                RecordingReader::all(&bytes)
+                    .map_err(|error| format!("the fixture {name} is of no use: {error}"))
+            }
+        }
+    }
+}
+
+fn time(entry: &Entry) -> Option<u64> {
+    match entry {
+        Entry::Event(event) => Some(event.time()),
+        Entry::Mark(_) => None,
+    }
+}
+
+/// What the rule made of the last event that it looked at.
+fn last_judgement(rules: &RuleSet, rule: &Rule, entries: &[Entry]) -> String {
+    let mut explainer = Explainer::new(rules, rule);
+    let pages = entries.iter().map(|entry| explainer.explain(entry));
+    pages
+        .filter(|page| !page.is_empty())
+        .last()
+        .unwrap_or_else(|| "no event is of a kind that it looks at\n".to_owned())
 }
 
 fn often(times: u64) -> String {
@@ -215,7 +236,7 @@ fn often(times: u64) -> String {
 const START: u64 = 3_600_000_000_000;
 
 impl Line {
-    fn records(&self) -> impl Iterator<Item = TestRecord> {
+    fn samples(&self) -> impl Iterator<Item = Sample> {
         (0..self.repeat.unwrap_or(1)).map(|n| {
             let number = n.to_string();
             let fields = match self.repeat {
@@ -225,68 +246,10 @@ impl Line {
                 None => self.fields.clone(),
             };
             let time = START.saturating_add(self.at).saturating_add(self.every.saturating_mul(n));
-            let mut record = TestRecord { kind: self.kind, time, fields };
-            record.derive();
-            record
+            let mut sample = Sample::new(self.kind, time, fields);
+            sample.derive();
+            sample
         })
-    }
-}
-
-impl TestRecord {
-    /// Fills in what follows from what was written.
-    fn derive(&mut self) {
-        let text = |text: &str| Datum::Keyword(text.to_owned());
-        self.default(Field::EventAction, |record| Some(text(record.kind.name())));
-        self.default(Field::Phase, |_| Some(text("guest")));
-        self.default(Field::ContainerName, |_| Some(text("test")));
-        self.default(Field::ContainerId, |_| Some(text("test")));
-        self.default(Field::ProcessPid, |_| Some(Datum::Integer(1000)));
-        self.default(Field::ProcessEntityId, |record| match record.get(Field::ProcessPid) {
-            Some(Value::Integer(pid)) => Some(Datum::Keyword(pid.to_string())),
-            _ => None,
-        });
-        self.default(Field::EventOutcome, |record| {
-            let failed = record.kind == EventKind::ExecFailed || record.get(Field::Errno).is_some();
-            Some(text(if failed { "failure" } else { "success" }))
-        });
-        self.default(Field::ProcessCommandLine, |record| match record.get(Field::ProcessArgs) {
-            Some(Value::Keywords(args)) => Some(Datum::Keyword(args.join(" "))),
-            _ => None,
-        });
-        self.default(Field::ProcessArgsCount, |record| match record.get(Field::ProcessArgs) {
-            Some(Value::Keywords(args)) => i64::try_from(args.len()).ok().map(Datum::Integer),
-            _ => None,
-        });
-        for (path, name) in [
-            (Field::ProcessExecutable, Field::ProcessName),
-            (Field::ParentExecutable, Field::ParentName),
-            (Field::LinkRelayExecutable, Field::LinkRelayName),
-            (Field::FilePath, Field::FileName),
-        ] {
-            self.default(name, |record| record.last_part(path, '/'));
-        }
-        self.default(Field::FileExtension, |record| {
-            let Some(Value::Keyword(name)) = record.get(Field::FileName) else { return None };
-            name.contains('.').then(|| record.last_part(Field::FileName, '.'))?
-        });
-    }
-
-    /// Fills in a field that was left out, if this kind of event has it.
-    fn default(&mut self, field: Field, value: impl FnOnce(&Self) -> Option<Datum>) {
-        if self.get(field).is_some() || !field.def().kinds.contains(&self.kind) {
-            return;
-        }
-        let value = value(self);
-        self.fields.extend(value.map(|value| (field, value)));
-    }
-
-    fn last_part(&self, of: Field, separator: char) -> Option<Datum> {
-        match self.get(of) {
-            Some(Value::Keyword(text)) => {
-                text.rsplit(separator).next().map(|part| Datum::Keyword(part.to_owned()))
-            }
-            _ => None,
-        }
     }
 }
 
@@ -294,11 +257,30 @@ impl TestRecord {
 pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, span: &Range<usize>) -> Option<Test> {
     const WHAT: &str = "a test";
     reader.keys(table, WHAT, TEST);
-    for key in ["name", "expect", "events"] {
+    for key in ["name", "expect"] {
         if !table.contains_key(key) {
             reader.missing(span.clone(), key, WHAT);
         }
     }
+    match (table.get_key_value("events"), table.get_key_value("fixture")) {
+        (None, None) => reader.missing(span.clone(), "events", WHAT),
+        (Some((key, _)), Some(_)) => {
+            let message = "a test has `events` or a `fixture`, not both".to_owned();
+            reader.error(key.span(), RuleErrorKind::Conflict { message, help: "write two tests" });
+        }
+        _ => {}
+    }
+    let fixture = reader.text(table, "fixture").and_then(|text| {
+        let plain = !text.value.is_empty()
+            && !text.value.starts_with('/')
+            && !text.value.split('/').any(|part| part == "..");
+        if !plain {
+            let help = "name a file beside the rule's own, or below: fixtures/attack.jsonl".to_owned();
+            let kind = RuleErrorKind::BadValue { what: "fixture", text: text.value.clone(), help };
+            reader.errors.push(text.place.error(kind));
+        }
+        plain.then_some(text.value)
+    });
     let times = reader.count(table, "times");
     let times = reader.text(table, "expect").and_then(|expect| match (expect.value.as_str(), times) {
         ("fire", None) => Some(Times::Some),
@@ -328,6 +310,7 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, span: &Range<us
         .into_iter()
         .filter_map(|(table, span)| line(reader, table, &span))
         .collect();
+    let events = fixture.map_or(Given::Lines(events), Given::Fixture);
     Some(Test { name: name?.value, times: times?, events })
 }
 
@@ -422,7 +405,7 @@ fn datum(reader: &mut Reader<'_>, field: Field, value: &Spanned<DeValue<'_>>) ->
 
 /// Events written as in a rule's tests, for the tests of this module itself.
 #[cfg(test)]
-pub(super) fn records(line_text: &str) -> Vec<TestRecord> {
+pub(super) fn records(line_text: &str) -> Vec<Sample> {
     let source = super::Source { name: "event".to_owned(), text: format!("line = {{ {line_text} }}") };
     let table = DeTable::parse(&source.text).unwrap();
     let mut errors = Vec::new();
@@ -430,5 +413,5 @@ pub(super) fn records(line_text: &str) -> Vec<TestRecord> {
     let (table, span) = reader.table(table.get_ref(), "line").unwrap();
     let line = line(&mut reader, table, &span);
     assert!(errors.is_empty(), "{line_text}: {errors:?}");
-    line.unwrap().records().collect()
+    line.unwrap().samples().collect()
 }

@@ -228,14 +228,14 @@ fn named(field: Field, test: &TextTest) -> Vec<NameTest> {
         TextTest::OneOf(texts) => of_all(texts, equal),
         TextTest::StartsWith(texts) => of_all(texts, starts),
         TextTest::EndsWith(texts) => of_all(texts, ends),
-        TextTest::Contains(text) => contains(text).map(|test| vec![test]),
+        TextTest::Contains(needles) if !needles.any_case => of_all(&needles.texts, contains),
         TextTest::Glob(globs) if matches!(field, Field::FilePath | Field::FileName) => globs
             .patterns
             .iter()
             .map(|pattern| unbraced(pattern)?.iter().map(|pattern| glob(pattern)).collect::<Option<Vec<_>>>())
             .collect::<Option<Vec<_>>>()
             .map(|tests| tests.concat()),
-        TextTest::Glob(_) | TextTest::Regex(_) => None,
+        TextTest::Contains(_) | TextTest::Glob(_) | TextTest::Regex(_) => None,
     };
     tests.unwrap_or_else(|| vec![NameTest::any(Only::default())])
 }

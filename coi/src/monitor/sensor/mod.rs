@@ -219,7 +219,9 @@ impl Sensor {
         for (key, tests) in &filter.names {
             self.names.insert(WireNameKey(*key), *tests, 0)?;
         }
-        self.wanted.set(0, WireWanted(filter.wanted), 0)?;
+        let anywhere = self.said.values().any(|control| control.everything != 0);
+        let wanted = Wanted { somewhere_everything: anywhere.into(), ..filter.wanted };
+        self.wanted.set(0, WireWanted(wanted), 0)?;
         for WireNameKey(key) in old {
             if !filter.names.contains_key(&key) {
                 ignore_missing(self.names.remove(&WireNameKey(key)))?;

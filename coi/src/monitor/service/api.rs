@@ -9,7 +9,10 @@
 //! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
 //! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`] |
 //! | `POST /v1/watches/{name}/kill` | | [`Watch`], once gone |
+//! | `POST /v1/rules/reload` | | [`Reloaded`]; if a file is wrong, the old rules stay in force |
 //! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
+//!
+//! With `&form=recording` the lines are those of a recording, see [`crate::monitor::rules::recording`].
 //!
 //! A failure is an [`ApiError`] with a status of 400 or above.
 
@@ -142,6 +145,13 @@ pub struct Status {
     pub watches: usize,
 }
 
+/// The rules were read again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// How many are in force.
+    pub rules: usize,
+}
+
 /// Something that cannot be seen on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hole {
@@ -158,7 +168,7 @@ pub struct Hole {
 /// A call that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {
-    /// For programs: `not_found`, `bad_request`, `incus`, `denied`, `internal`.
+    /// For programs: `not_found`, `bad_request`, `incus`, `rules`, `denied`, `internal`.
     pub code: String,
     /// For people: what happened, to what, and what to do.
     pub message: String,

@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::api::{ApiError, DEFAULT_SOCKET, Status, Watch, WatchRequest};
+use super::api::{ApiError, DEFAULT_SOCKET, Reloaded, Status, Watch, WatchRequest};
 use crate::http::{self, Lines, segment};
 use crate::monitor::audit;
 
@@ -193,20 +193,30 @@ impl Client {
         self.call(Method::POST, &format!("{}/kill", watch_path(name)), NOTHING, CHANGE).await
     }
 
+    /// Has the rule files read again.
+    pub async fn reload_rules(&self) -> Result<Reloaded> {
+        self.call(Method::POST, "/v1/rules/reload", NOTHING, CHANGE).await
+    }
+
+    /// What the engine is told about the watch of this name, from now on, as the lines of a recording.
+    pub async fn recording(&self, name: &str) -> Result<Events> {
+        self.lines(&format!("/v1/events?watch={}&form=recording", segment(name))).await
+    }
+
     /// What the watch of this name sees, from now on.
     pub async fn events(&self, name: &str) -> Result<Events> {
-        self.lines(format!("/v1/events?watch={}", segment(name))).await
+        self.lines(&format!("/v1/events?watch={}", segment(name))).await
     }
 
     /// The alerts and states of the watch of this name, from now on. Nothing is sent by the kernel for their sake.
     pub async fn alerts(&self, name: &str) -> Result<Events> {
-        self.lines(format!("/v1/events?watch={}&alerts=true", segment(name))).await
+        self.lines(&format!("/v1/events?watch={}&form=alerts", segment(name))).await
     }
 
-    async fn lines(&self, target: String) -> Result<Events> {
-        match self.http.lines(&target, QUICK, None).await.map_err(|e| self.error(e))? {
+    async fn lines(&self, target: &str) -> Result<Events> {
+        match self.http.lines(target, QUICK, None).await.map_err(|e| self.error(e))? {
             Ok(lines) => Ok(Events { lines }),
-            Err(reply) => Err(self.refusal(&target, reply.status, &reply.body)),
+            Err(reply) => Err(self.refusal(target, reply.status, &reply.body)),
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,7 +46,7 @@ use tokio_stream::{
 
 use super::{
     Options,
-    api::{ApiError, Hole, Status, Subject, Watch, WatchRequest, WatchState},
+    api::{ApiError, Hole, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
     watch::Watching,
 };
@@ -56,6 +59,7 @@ use crate::{
         pipeline::{self, Note, Order, OrderError, Watched},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
+        rules::{RuleSet, recording},
         sensor::{Sensor, SensorError},
     },
 };
@@ -164,11 +168,11 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
     fs::create_dir_all(directory).map_err(failed)?;
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
-    let rules = Arc::new(rulefiles::load(rules, config)?);
+    let set = Arc::new(rulefiles::load(rules, config)?);
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
-    let count = rules.rules().iter().filter(|rule| rule.enabled).count();
-    let (pipeline, thread) = pipeline::start(sensor, rules)?;
+    let count = in_force(&set);
+    let (pipeline, thread) = pipeline::start(sensor, set)?;
     // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(failed)?;
@@ -182,7 +186,10 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
         watches: Mutex::default(),
         programs,
         holes,
-        rules: count,
+        rules: count.into(),
+        rule_files: rules.map(Path::to_owned),
+        config: config.map(Path::to_owned),
+        reloading: tokio::sync::Mutex::default(),
         changed: Notify::new(),
     });
     tracing::info!(socket = %socket.display(), rules = count, "ready");
@@ -224,6 +231,7 @@ async fn serve(
         .route("/v1/watches/{name}", get(one).delete(forget))
         .route("/v1/watches/{name}/unfreeze", post(unfreeze))
         .route("/v1/watches/{name}/kill", post(kill))
+        .route("/v1/rules/reload", post(reload))
         .route("/v1/events", get(events))
         .fallback(|| async {
             Refusal::not_found("there is no such call; see the documentation of /v1".into())
@@ -246,7 +254,13 @@ struct Service {
     watches: Mutex<HashMap<String, Entry>>,
     programs: Vec<String>,
     holes: Vec<Hole>,
-    rules: usize,
+    /// How many are in force.
+    rules: AtomicUsize,
+    /// Where they come from.
+    rule_files: Option<PathBuf>,
+    config: Option<PathBuf>,
+    /// One reload at a time, or an older set could come last.
+    reloading: tokio::sync::Mutex<()>,
     /// Watches have come or gone.
     changed: Notify,
 }
@@ -561,7 +575,7 @@ async fn status(State(service): State<Arc<Service>>) -> Json<Status> {
         pid: std::process::id(),
         programs: service.programs.clone(),
         holes: service.holes.clone(),
-        rules: service.rules,
+        rules: service.rules.load(Ordering::Relaxed),
         watches: service.watches().values().filter(|entry| entry.over.is_none()).count(),
     })
 }
@@ -625,12 +639,53 @@ async fn kill(
     service.order(&name, Order::Kill).await.map(Json)
 }
 
+/// Reads the rule files again. Only root may: rules decide what is frozen, and the files are root's.
+async fn reload(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Reloaded>, Refusal> {
+    if !peer.is_root() {
+        let words = "only root may change the rules in force; run: sudo coi rules reload".into();
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
+    }
+    let _one = service.reloading.lock().await;
+    let (files, config) = (service.rule_files.clone(), service.config.clone());
+    let loaded =
+        tokio::task::spawn_blocking(move || rulefiles::load(files.as_deref(), config.as_deref())).await;
+    let set = loaded.map_err(|error| Refusal::internal(error.to_string()))?.map_err(|error| {
+        let words = format!("the rules that were in force stay in force: {error}");
+        tracing::warn!("{words}");
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "rules", words)
+    })?;
+    let rules = in_force(&set);
+    service.pipeline.use_rules(Arc::new(set)).await??;
+    service.rules.store(rules, Ordering::Relaxed);
+    tracing::info!(rules, "the rules were read again");
+    Ok(Json(Reloaded { rules }))
+}
+
+fn in_force(rules: &RuleSet) -> usize {
+    rules.rules().iter().filter(|rule| rule.enabled).count()
+}
+
 #[derive(Deserialize)]
 struct EventsQuery {
     watch: String,
-    /// Only alerts and states.
     #[serde(default)]
-    alerts: bool,
+    form: Form,
+}
+
+/// What the lines are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    /// Events, alerts and states with ECS names.
+    #[default]
+    Ecs,
+    /// Alerts and states only: no event is sent by the kernel for their sake.
+    Alerts,
+    /// A recording.
+    Recording,
 }
 
 /// Lines from now on; the first ones are the coverage and the watch's state, so that a viewer knows it is there.
@@ -640,29 +695,37 @@ async fn events(
 ) -> Result<Response, Refusal> {
     let watching = service.find(&query.watch)?;
     let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
-    let onlooker = match query.alerts {
-        true => None,
-        false => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
+    let onlooker = match query.form {
+        Form::Alerts => None,
+        Form::Ecs | Form::Recording => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
     };
     let state = |why: &str| {
         let record = audit::state(&watching.watched.container, watching.state(), why);
         format!("{}\n", serde_json::Value::Object(record))
     };
+    let form = query.form;
     let coverage = audit::coverage(&watching.watched.container, &service.programs, &service.holes);
     let coverage = format!("{}\n", serde_json::Value::Object(coverage));
-    let first = tokio_stream::iter([coverage, state("you see what happens from now on")]);
+    let first = match form {
+        Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
+        Form::Recording => vec![recording::header(&watching.watched.container.name) + "\n"],
+    };
+    let first = tokio_stream::iter(first);
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);
-    let alerts = query.alerts;
-    let lines = lines.filter(move |line| !(alerts && matches!(line, Ok(pipeline::Shown::Event(_)))));
-    let rest = lines.map(move |line| match line {
+    let rest = lines.filter_map(move |line| match line {
+        Ok(pipeline::Shown::Event(_)) if form == Form::Alerts => None,
+        Ok(shown) if form == Form::Recording => shown.into_recording(),
         Ok(shown) => shown.into_line(),
+        Err(BroadcastStreamRecvError::Lagged(missed)) if form == Form::Recording => {
+            Some(recording::gap(missed) + "\n")
+        }
         Err(BroadcastStreamRecvError::Lagged(missed)) => {
             let why = format!(
                 "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
             );
             let record = audit::state(&container, now.state(), &why);
-            format!("{}\n", serde_json::Value::Object(record))
+            Some(format!("{}\n", serde_json::Value::Object(record)))
         }
     });
     let body = first.chain(rest).map(move |line| {

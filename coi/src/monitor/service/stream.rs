@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::{ActionName, Hole, WatchState};
-use crate::monitor::rules::Severity;
+use crate::monitor::rules::{self, Severity};
 
 /// A line.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -88,6 +88,8 @@ pub struct File {
 pub struct Coi {
     /// How grave the rule says it is.
     pub severity: Option<Severity>,
+    /// What the rule asks for.
+    pub response: Option<rules::Action>,
     /// What the rule says about it.
     pub message: String,
     /// What was done about it.

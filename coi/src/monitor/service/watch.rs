@@ -21,6 +21,7 @@ use crate::monitor::{
     event::{Field, Record as _, Value as FieldValue},
     pipeline::{Decision, Handle, Note, Order, OrderError, Shown, Watched},
     respond::{Owner, RespondError, Responder},
+    rules::Counters,
     sensor::boottime,
 };
 
@@ -173,6 +174,16 @@ impl Watching {
                 Note::Order(order, reply) => {
                     // Who asked may have gone away; it is done all the same.
                     let _ = reply.send(self.obey(order, &pipeline).await);
+                }
+                Note::Unsaid(unsaid) => {
+                    for (rule, Counters { suppressed, evicted }) in unsaid {
+                        let why = format!(
+                            "rule {}: {suppressed} more alerts were not repeated, {evicted} subjects were forgotten for want of room",
+                            rule.id
+                        );
+                        self.record(audit::state(&self.watched.container, self.state(), &why), false)
+                            .await;
+                    }
                 }
                 Note::Lost(event) => {
                     if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {

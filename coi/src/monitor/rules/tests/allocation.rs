@@ -48,8 +48,8 @@ fn an_event_that_matches_nothing_allocates_nothing() {
         "event = 'fork'",
         "event = 'exec', coi.phase = 'setup', process.executable = '/usr/bin/env', process.args = ['env']",
     ];
-    let records: Vec<TestRecord> = events.into_iter().flat_map(records).collect();
-    let mut judge = |record: &TestRecord| engine.evaluate(record, 1, &mut alerts);
+    let records: Vec<Sample> = events.into_iter().flat_map(records).collect();
+    let mut judge = |record: &Sample| engine.evaluate(record, 1, &mut alerts);
     // Regular expressions make room for themselves when they are first used on a thread.
     records.iter().for_each(&mut judge);
     let before = ALLOCATIONS.with(Cell::get);

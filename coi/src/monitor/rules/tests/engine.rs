@@ -386,3 +386,101 @@ fn a_sequence_can_count_distinct_values_before_it_goes_on() {
     assert!(evidence[0].text.ends_with("(at least 3)"), "{}", evidence[0].text);
     assert_eq!(evidence[1].text, "2 events in 1 s (at least 2)");
 }
+
+#[test]
+fn an_event_can_undo_a_sequence() {
+    let text = rule(
+        "sequence = { within = '60s', by = ['process.pid'], unless = { event = 'exit', condition = 'process.exit_code == 0' }, steps = [\n\
+           { event = 'open', condition = 'file.name == \"secret\"' },\n\
+           { event = 'connect', condition = 'true' },\n\
+         ] }",
+    );
+    let mut bench = Bench::new(&text);
+    assert_eq!(bench.see("event = 'open', file.path = '/secret'"), 0);
+    assert_eq!(
+        bench.see("event = 'exit', at = '1s', process.pid = 7, process.exit_code = 0"),
+        0,
+        "another's"
+    );
+    assert_eq!(bench.see("event = 'exit', at = '1s', process.exit_code = 1"), 0, "not what undoes it");
+    assert_eq!(bench.see("event = 'connect', at = '2s'"), 1);
+    assert_eq!(bench.see("event = 'open', at = '3s', file.path = '/secret'"), 0);
+    assert_eq!(bench.see("event = 'exit', at = '4s', process.exit_code = 0"), 0);
+    assert_eq!(bench.see("event = 'connect', at = '40s'"), 0);
+}
+
+#[test]
+fn what_is_absent_since_something_else() {
+    let text = rule(
+        "event = 'exec'\ncondition = 'process.name == \"git-push\"'\nsuppress = { for = '0s' }\n\
+         absent = { event = 'exec', condition = 'process.name == \"cargo-test\"', within = '1h', \
+                    since = { event = 'open', condition = 'coi.file.write' } }",
+    );
+    let mut bench = Bench::new(&text);
+    let push = |at: u32| format!("event = 'exec', at = '{at}s', process.executable = '/bin/git-push'");
+    assert_eq!(bench.see(&push(1)), 0, "nothing was written");
+    assert_eq!(bench.see("event = 'open', at = '2s', coi.file.write = true"), 0);
+    assert_eq!(bench.see(&push(3)), 1);
+    assert_eq!(bench.see(&push(4)), 1, "still not tested");
+    assert_eq!(bench.see("event = 'exec', at = '5s', process.executable = '/bin/cargo-test'"), 0);
+    assert_eq!(bench.see(&push(6)), 0);
+    assert_eq!(bench.see("event = 'open', at = '7s', coi.file.write = true"), 0);
+    assert_eq!(bench.see(&push(8)), 1);
+}
+
+#[test]
+fn what_undoes_a_sequence_is_wanted_too() {
+    let text = rule(
+        "event = 'exec'\ncondition = 'true'\n\
+         absent = { event = 'connect', condition = 'true', within = '1h', since = { event = 'open', condition = 'file.name == \"x\"' } }",
+    );
+    let kinds: Vec<_> = rules(&text).wanted().kinds.iter().collect();
+    assert_eq!(kinds, [EventKind::Exec, EventKind::Connect, EventKind::Open]);
+}
+
+#[test]
+fn an_action_is_the_rules_own_or_its_severitys() {
+    use crate::monitor::rules::{Action, Overrides};
+    let text = rule("event = 'exec'\ncondition = 'true'");
+    let own = text.replace("severity = 'high'", "severity = 'high'\naction = 'log'");
+    assert_eq!(rules(&text).rules()[0].action(), Action::Freeze);
+    assert_eq!(rules(&own).rules()[0].action(), Action::Log);
+    let id = rules(&own).rules()[0].id.clone();
+    let overrides = Overrides::parse(&source(&format!("[rules.{id}]\naction = 'kill'\n"))).unwrap();
+    assert_eq!(rules(&own).with(&overrides).unwrap().rules()[0].action(), Action::Kill);
+}
+
+#[test]
+fn exceptions_can_be_added_from_outside() {
+    use crate::monitor::rules::Overrides;
+    let text = "[lists]\nours = ['a', 'b']\n".to_owned()
+        + &rule("event = 'exec'\ncondition = 'true'\nsuppress = { for = '0s' }");
+    let set = rules(&text);
+    let id = &set.rules()[0].id;
+    let added = |exception: &str| {
+        let overrides =
+            Overrides::parse(&source(&format!("[rules.{id}]\nexceptions = [{{ {exception} }}]\n"))).unwrap();
+        set.with(&overrides)
+    };
+    let with = added("condition = 'process.name in @ours', reason = 'OPS-7'").unwrap();
+    let mut bench = Bench { engine: Engine::new(Arc::new(with)), alerts: Vec::new() };
+    assert_eq!(bench.see("event = 'exec', process.executable = '/bin/a'"), 0);
+    assert_eq!(bench.see("event = 'exec', process.executable = '/bin/c'"), 1);
+    for (condition, error) in [
+        ("file.name == 'x'", "test.toml:2:30: exec events do not carry `file.name`"),
+        ("process.name in @theirs", "test.toml:2:46: there is no list `theirs`"),
+    ] {
+        let errors = added(&format!("condition = \"{condition}\", reason = 'OPS-7'")).unwrap_err();
+        assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [error]);
+    }
+}
+
+#[test]
+fn what_was_not_said_is_said_in_the_end() {
+    let mut bench = Bench::new(&rule("event = 'exec'\ncondition = 'true'"));
+    assert_eq!(bench.see("event = 'exec', repeat = 5"), 1);
+    assert_eq!(bench.see("event = 'exec', at = '31s'"), 1, "and tells of the four");
+    assert_eq!(bench.see("event = 'exec', at = '32s', repeat = 3"), 0);
+    let unsaid = bench.engine.forget(1);
+    assert_eq!(unsaid.iter().map(|(_, counters)| counters.suppressed).collect::<Vec<_>>(), [3]);
+}

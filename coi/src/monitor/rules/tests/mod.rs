@@ -5,6 +5,7 @@ mod builtin;
 mod conditions;
 mod diagnostics;
 mod engine;
+mod lint;
 mod robustness;
 mod wanted;
 
@@ -12,10 +13,7 @@ use std::sync::Arc;
 
 use jiff::civil::{Date, date};
 
-use super::{
-    Alert, Engine, RuleError, RuleSet, Source,
-    testing::{TestRecord, records},
-};
+use super::{Alert, Engine, RuleError, RuleSet, Source, sample::Sample, testing::records};
 
 const TODAY: Date = date(2026, 7, 1);
 
@@ -35,7 +33,7 @@ fn rules(text: &str) -> Arc<RuleSet> {
 }
 
 /// An event, written as in a rule's test.
-fn record(text: &str) -> TestRecord {
+fn record(text: &str) -> Sample {
     records(text).remove(0)
 }
 

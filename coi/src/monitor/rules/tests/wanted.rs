@@ -7,6 +7,7 @@ use crate::monitor::{
     event::EventKind,
     rules::{
         builtin_sources,
+        model::At,
         wanted::{Form, NameTest, Only, Opens, accepts},
     },
 };
@@ -171,7 +172,7 @@ fn condition() -> impl Strategy<Value = String> {
 }
 
 prop_compose! {
-    fn open()(path in path(), write: bool, create: bool, workspace: bool, errno in proptest::option::of(1..40)) -> TestRecord {
+    fn open()(path in path(), write: bool, create: bool, workspace: bool, errno in proptest::option::of(1..40)) -> Sample {
         let errno = errno.map_or(String::new(), |errno| format!(", coi.errno = {errno}"));
         record(&format!(
             "event = 'open', file.path = \"{path}\", coi.file.write = {write}, coi.file.create = {create}, coi.file.workspace = {workspace}{errno}"
@@ -186,11 +187,13 @@ proptest! {
     fn no_open_that_matches_is_unwanted(condition in condition(), opened in proptest::collection::vec(open(), 1..16)) {
         let Ok(set) = compile(&rule(&condition)) else { return Ok(()) };
         let wanted = set.wanted();
+        let written = set.rules()[0].condition(At::Step(0)).unwrap().expr.clone();
         let mut engine = Engine::new(Arc::new(set));
         for open in &opened {
             let mut alerts = Vec::new();
             engine.evaluate(open, 1, &mut alerts);
             engine.reset(1);
+            prop_assert_eq!(!alerts.is_empty(), written.holds(open), "{} is looked up wrongly for {:?}", condition, open);
             if alerts.is_empty() {
                 continue;
             }

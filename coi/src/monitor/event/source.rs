@@ -1,0 +1,115 @@
+//! Where an event and each of its fields come from: which kernel program, or what they are derived from.
+
+use super::{
+    EventKind::{self, *},
+    Field::{self, *},
+};
+
+/// Where the value of a field comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The kernel program that reports the event; see [`EventKind::programs`].
+    Kernel,
+    /// Earlier events of the process and of those that made it.
+    Lineage,
+    /// What the container was attached as.
+    Watch,
+    /// Other fields of the event.
+    Derived,
+}
+
+impl Source {
+    /// The name used in the documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Lineage => "lineage",
+            Self::Watch => "watch",
+            Self::Derived => "derived",
+        }
+    }
+}
+
+impl Field {
+    /// Where its value comes from.
+    pub const fn source(self) -> Source {
+        match self {
+            ContainerName | ContainerId => Source::Watch,
+            EventAction | EventOutcome | CapabilitiesGained | ProcessMemfd | ProcessEntityId | ProcessName | ProcessArgsCount
+            | ProcessCommandLine | ParentName | LinkRelayName | FileName | FileExtension => Source::Derived,
+            ProcessExecutable | ProcessArgs | ArgsTruncated | ArgsUnreadable | ParentEntityId
+            | ParentExecutable | ParentCommandLine | Ancestors | LinkKind | LinkLoop | LinkRelayPid
+            | LinkRelayExecutable | LinkRelayCommandLine => Source::Lineage,
+            _ => Source::Kernel,
+        }
+    }
+}
+
+impl EventKind {
+    /// Where the kernel programs that report it are attached, by the names in the daemon's status; any of them is
+    /// enough to see some. An event that is derived from others has those of the others.
+    pub const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Exec | Loss => &["raw/sched_process_exec"],
+            ExecFailed => &["syscalls/sys_exit_execve"],
+            Fork => &["raw/sched_process_fork"],
+            Exit => &["raw/sched_process_exit"],
+            Connect => &[
+                "raw/inet_sock_set_state",
+                "syscalls/sys_exit_connect",
+                "cgroup/connect4",
+                "cgroup/connect6",
+                "cgroup/sendmsg4",
+                "cgroup/sendmsg6",
+            ],
+            Accept => &["syscalls/sys_exit_accept", "syscalls/sys_exit_accept4"],
+            Redirect => &[
+                "syscalls/sys_exit_dup",
+                "syscalls/sys_exit_dup2",
+                "syscalls/sys_exit_dup3",
+                "syscalls/sys_exit_fcntl",
+            ],
+            Link => &["raw/sched_process_exec", "raw/inet_sock_set_state", "syscalls/sys_exit_dup2"],
+            Open => &[
+                "syscalls/sys_exit_openat",
+                "syscalls/sys_exit_openat2",
+                "syscalls/sys_exit_open",
+                "syscalls/sys_exit_creat",
+            ],
+            Read => &["syscalls/sys_exit_read", "syscalls/sys_exit_pread64", "syscalls/sys_exit_sendfile64"],
+            Send => &["raw/sock_send_length"],
+            Bind => &["cgroup/post_bind4", "cgroup/post_bind6"],
+            Listen => &["raw/inet_sock_set_state"],
+            Change => &["syscalls/sys_exit_renameat2", "syscalls/sys_exit_unlinkat", "syscalls/sys_exit_fchmodat"],
+            Map => &["syscalls/sys_exit_mmap"],
+            Syscall => &["syscalls/sys_exit_mount", "syscalls/sys_exit_unshare", "syscalls/sys_exit_ptrace"],
+            IoUring => &["raw/io_uring_submit_req"],
+            Mismatch => &["raw/inet_sock_set_state", "syscalls/sys_exit_openat"],
+        }
+    }
+
+    /// What happened, in one line.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Exec => "A process replaced its image.",
+            ExecFailed => "An execve(2) was refused for another reason than a missing file.",
+            Fork => "A process was made.",
+            Exit => "A process ended.",
+            Connect => "An outgoing connection was begun: TCP at its SYN, AF_UNIX when connect(2) returned, datagrams once for each process and destination.",
+            Accept => "An incoming connection was accepted.",
+            Redirect => "A standard stream was put onto a socket with dup(2) and its kin.",
+            Link => "The standard input and output of a process have come to lead to an internet socket.",
+            Open => "A file was opened, or an attempt was refused for another reason than a missing file.",
+            Read => "A process read this much more of the workspace's files: a sum, never a single read.",
+            Send => "A process sent this much more to addresses that are not loopback: a sum.",
+            Loss => "Events were lost before anybody saw them.",
+            Bind => "A socket was bound to an address and port.",
+            Listen => "A socket listens for connections.",
+            Change => "A name was made, renamed or removed, or a mode, an owner or a length changed, or the attempt was refused.",
+            Map => "A file of the workspace was mapped into memory.",
+            Syscall => "One of the rare system calls by which a container is left, a process taken over or the kernel changed.",
+            IoUring => "A process asks for this kind of thing through io_uring, for the first time in a while.",
+            Mismatch => "What a caller passed to the kernel is not what the kernel took; once for each pair.",
+        }
+    }
+}
