@@ -62,6 +62,7 @@ mod tests {
         let to = (route.fact("ip"), route.fact("port"));
         let told: Vec<_> = taken
             .alerts("a-connection")
+            .filter(|alert| alert["process"]["vpid"] == *route.fact("pid"))
             .filter(|alert| (&alert["destination"]["ip"], &alert["destination"]["port"]) == to)
             .map(|alert| &alert["process"])
             .collect();

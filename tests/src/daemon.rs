@@ -71,17 +71,23 @@ impl Daemon {
     /// Starts it; gives the first that it says to who waits for it.
     fn spawn(&self, tracepoints: &[&str], arguments: &[&str]) -> String {
         let log = File::create(self.dir.path().join("daemon.log")).unwrap();
-        // A mount namespace of its own hides from it where the tracepoints are: it finds the number of none.
-        fs::write(self.dir.path().join("id"), "0\n").unwrap();
         // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
         // to watch it ends by itself, should the test be killed.
         let line = "for tracepoint in $TRACEPOINTS; do
-                        mount --bind \"$ID\" /sys/kernel/tracing/events/$tracepoint/id || exit
+                        mount --bind \"$NONE\" /sys/kernel/tracing/events/$tracepoint/id || exit
                     done
                     exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", line]).arg(program()).args(arguments);
-        command.env("TRACEPOINTS", tracepoints.join(" ")).env("ID", self.dir.path().join("id"));
+        let mut command = if tracepoints.is_empty() {
+            Command::new("sh")
+        } else {
+            // In a mount namespace of its own it finds the number of no tracepoint where theirs are.
+            let mut unshare = Command::new("unshare");
+            let none = self.dir.path().join("none");
+            fs::write(&none, "0\n").unwrap();
+            unshare.args(["--mount", "sh"]).env("NONE", none);
+            unshare
+        };
+        command.args(["-c", line]).arg(program()).args(arguments).env("TRACEPOINTS", tracepoints.join(" "));
         self.point(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
