@@ -166,10 +166,15 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     change("exit_change_two_at", "sys_exit_linkat"),
     change("exit_symlink", "sys_exit_symlink"),
     change("exit_symlinkat", "sys_exit_symlinkat"),
-    rare("exit_clone", "sys_exit_clone"),
-    rare("exit_clone3", "sys_exit_clone3"),
+    optional("exit_clone", syscall("sys_exit_clone"), "namespaces made with clone(2)", &["clone-user"]),
+    optional("exit_clone3", syscall("sys_exit_clone3"), "namespaces made with clone3(2)", &["clone3-user"]),
     rare("exit_ptrace", "sys_exit_ptrace"),
-    rare("exit_rare", "sys_exit_unshare"),
+    optional(
+        "exit_rare",
+        syscall("sys_exit_unshare"),
+        "namespaces made with unshare(2)",
+        &["unshare-user", "unshare-mount"],
+    ),
     rare("exit_rare", "sys_exit_setns"),
     rare("exit_rare", "sys_exit_process_vm_readv"),
     rare("exit_rare", "sys_exit_process_vm_writev"),
@@ -189,7 +194,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     rare("exit_rare_text0", "sys_exit_request_key"),
     rare("exit_rare_text0", "sys_exit_memfd_create"),
     rare("exit_rare_text0", "sys_exit_fsopen"),
-    rare("exit_rare_text0", "sys_exit_umount"),
+    optional("exit_rare_text0", syscall("sys_exit_umount"), "unmounting with umount2(2)", &["umount2"]),
     rare("exit_rare_text0", "sys_exit_chroot"),
     rare("exit_rare_text1", "sys_exit_mount"),
     rare("exit_rare_text0", "sys_exit_pivot_root"),
@@ -400,7 +405,7 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(Vec<String>, Vec<Hole>), Attach
                 holes.push(Hole {
                     what: what.to_owned(),
                     why: format!("{hook} cannot be attached: {source}"),
-                    routes: owned(attachment.routes),
+                    routes: routes(attachment),
                     id: hook,
                 });
             }
@@ -421,6 +426,16 @@ fn is_no_syscall(error: &ProgramError) -> bool {
             io_error.kind() == io::ErrorKind::NotFound
         }
         _ => false,
+    }
+}
+
+/// The ways that an attachment's absence leaves unseen: what it says, else what its system call is called.
+fn routes(attachment: &Attachment) -> Vec<String> {
+    match attachment.hook {
+        Hook::Tracepoint(_, name) if attachment.routes.is_empty() => {
+            vec![name.trim_start_matches("sys_exit_").replace('_', "-")]
+        }
+        _ => owned(attachment.routes),
     }
 }
 

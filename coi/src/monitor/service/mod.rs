@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+mod coverage;
 mod server;
 pub mod stream;
 mod watch;

@@ -48,6 +48,7 @@ use super::{
     Options,
     api::{ApiError, Hole, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
+    coverage,
     watch::Watching,
 };
 use crate::{
@@ -281,6 +282,8 @@ struct Found {
     inside: Option<String>,
     responder: Box<dyn Responder>,
     ephemeral: bool,
+    /// Its configuration in Incus; empty for a cgroup.
+    config: std::collections::BTreeMap<String, String>,
 }
 
 impl Service {
@@ -357,13 +360,14 @@ impl Service {
             found.responder,
             found.ephemeral,
             log,
+            coverage::left(&self.holes, &found.config),
         ));
         let why = if request.respond {
             "armed; it is frozen and killed by the rules"
         } else {
             "armed; it is only observed"
         };
-        let coverage = audit::coverage(&watching.watched.container, &self.programs, &self.holes);
+        let coverage = audit::coverage(&watching.watched.container, &self.programs, &watching.holes);
         watching.record(coverage, false).await;
         watching.enter(WatchState::Armed, why).await;
         self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
@@ -416,6 +420,7 @@ impl Service {
             workspace,
             responder: Box::new(IncusResponder::new(self.incus.clone(), name, id)),
             ephemeral: request.ephemeral || instance.ephemeral,
+            config: instance.expanded_config,
         })
     }
 
@@ -494,6 +499,7 @@ fn find_cgroup(path: &str, request: &WatchRequest, incus: &incus::Client) -> Res
         path,
         responder: Box::new(CgroupResponder),
         ephemeral: true,
+        config: std::collections::BTreeMap::new(),
     })
 }
 
@@ -704,7 +710,7 @@ async fn events(
         format!("{}\n", serde_json::Value::Object(record))
     };
     let form = query.form;
-    let coverage = audit::coverage(&watching.watched.container, &service.programs, &service.holes);
+    let coverage = audit::coverage(&watching.watched.container, &service.programs, &watching.holes);
     let coverage = format!("{}\n", serde_json::Value::Object(coverage));
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::api::{ActionName, ActionTaken, Subject, Watch, WatchState};
+use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
 use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
@@ -33,6 +33,8 @@ pub(super) struct Watching {
     pub(super) responder: Box<dyn Responder>,
     /// It ends with its container.
     pub(super) ephemeral: bool,
+    /// What cannot be seen of it.
+    pub(super) holes: Vec<Hole>,
     audit: PathBuf,
     log: Mutex<Log>,
     now: Mutex<Now>,
@@ -56,12 +58,14 @@ impl Watching {
         responder: Box<dyn Responder>,
         ephemeral: bool,
         log: Log,
+        holes: Vec<Hole>,
     ) -> Self {
         Self {
             watched,
             subject,
             responder,
             ephemeral,
+            holes,
             audit: log.path().to_owned(),
             log: Mutex::new(log),
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None }),
