@@ -31,7 +31,8 @@ fn joined(f: &mut fmt::Formatter<'_>, parts: &[Node], word: &str) -> fmt::Result
 impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{} ", if self.negated { "not " } else { "" }, self.operator.name())?;
-        if !self.list {
+        // One list by its name needs no brackets.
+        if !self.list || matches!(self.values.as_slice(), [(Operand::List(_), _)]) {
             return self.values.iter().try_for_each(|(value, _)| value.fmt(f));
         }
         f.write_str("[")?;

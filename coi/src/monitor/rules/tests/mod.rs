@@ -5,6 +5,7 @@ mod builtin;
 mod conditions;
 mod diagnostics;
 mod engine;
+mod explain;
 mod lint;
 mod robustness;
 mod sigma;
