@@ -232,8 +232,8 @@ impl Lineage {
                 let file = file_detail(nothing_opened(change.path, change.errno), context);
                 (EventKind::Change, Detail::Change(Box::new(Change { what, file, source: change.other })))
             }
-            Body::Bind(local) => (EventKind::Bind, local_detail(local)),
-            Body::Listen(local) => (EventKind::Listen, local_detail(local)),
+            Body::Bind(local) => (EventKind::Bind, local_detail(&local)),
+            Body::Listen(local) => (EventKind::Listen, local_detail(&local)),
             Body::Syscall(call) => {
                 let Some(name) = names::syscall(call.number) else { return };
                 (EventKind::Syscall, Detail::Syscall { name, text: call.text, result: call.result })
@@ -620,8 +620,8 @@ fn connection_detail(connection: Connection) -> Detail {
     Detail::Connection { stdio: connection.stdio, remote, transport, path, result: connection.result }
 }
 
-fn local_detail(local: Peer) -> Detail {
-    match local {
+fn local_detail(local: &Peer) -> Detail {
+    match *local {
         Peer::Tcp(ip, port) => Detail::Local { local: (ip, port), transport: "tcp" },
         Peer::Udp(ip, port) => Detail::Local { local: (ip, port), transport: "udp" },
         Peer::Unix(_) => Detail::None,
