@@ -15,12 +15,28 @@ use crate::{
     exec::bounded,
     kernel::{argument0, argument1, argument2, argument3},
     name::{self, AT_FDCWD, NAME_ROOM, NOWHERE, Name},
-    open::result,
+    open::{number, result},
     ring::{self, Weight},
     scope::{self, Watched},
     task, wanted,
 };
 
+/// System calls, as numbered on x86-64; those that are not here have one name, relative to the working directory.
+const SYS_FTRUNCATE: u32 = 77;
+const SYS_RENAME: u32 = 82;
+const SYS_LINK: u32 = 86;
+const SYS_SYMLINK: u32 = 88;
+const SYS_FCHMOD: u32 = 91;
+const SYS_FCHOWN: u32 = 93;
+const SYS_MKDIRAT: u32 = 258;
+const SYS_FCHOWNAT: u32 = 260;
+const SYS_UNLINKAT: u32 = 263;
+const SYS_RENAMEAT: u32 = 264;
+const SYS_LINKAT: u32 = 265;
+const SYS_SYMLINKAT: u32 = 266;
+const SYS_FCHMODAT: u32 = 268;
+const SYS_RENAMEAT2: u32 = 316;
+const SYS_FCHMODAT2: u32 = 452;
 const EPERM: i64 = -1;
 const EACCES: i64 = -13;
 const EROFS: i64 = -30;
@@ -37,103 +53,49 @@ struct ChangeRecord {
 #[map]
 static CHANGES: PerCpuArray<ChangeRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// After unlink, rmdir, mkdir, chmod, chown, lchown, truncate: a name, relative to the working directory. Costs,
-/// watched and wanted, a microsecond; else a look-up. Linux 5.15 on.
+/// After a system call that changes names, modes, owners or lengths: rename, link, symlink, unlink, rmdir, mkdir, chmod,
+/// chown, truncate and their kin. Costs, watched and wanted, a microsecond; else a look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_change(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: AT_FDCWD, text: argument0() }, None::<fn() -> Name>);
-    0
-}
-
-/// After unlinkat, mkdirat, fchmodat, fchownat: a name relative to a directory. As [`exit_change`].
-#[tracepoint]
-pub fn exit_change_at(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: argument0() as i32, text: argument1() }, None::<fn() -> Name>);
-    0
-}
-
-/// After rename, link: the second name is the new one. As [`exit_change`].
-#[tracepoint]
-pub fn exit_change_two(ctx: TracePointContext) -> u32 {
-    let _ = changed(
-        &ctx,
-        || Name { directory: AT_FDCWD, text: argument1() },
-        Some(|| Name { directory: AT_FDCWD, text: argument0() }),
-    );
-    0
-}
-
-/// After renameat, renameat2, linkat. As [`exit_change`].
-#[tracepoint]
-pub fn exit_change_two_at(ctx: TracePointContext) -> u32 {
-    let new = || Name { directory: argument2() as i32, text: argument3() };
-    let _ = changed(&ctx, new, Some(|| Name { directory: argument0() as i32, text: argument1() }));
-    0
-}
-
-/// After symlink: the first argument is a text that is no name yet. As [`exit_change`].
-#[tracepoint]
-pub fn exit_symlink(ctx: TracePointContext) -> u32 {
-    let _ = changed(
-        &ctx,
-        || Name { directory: AT_FDCWD, text: argument1() },
-        Some(|| Name { directory: NOWHERE, text: argument0() }),
-    );
-    0
-}
-
-/// After symlinkat. As [`exit_change`].
-#[tracepoint]
-pub fn exit_symlinkat(ctx: TracePointContext) -> u32 {
-    let _ = changed(
-        &ctx,
-        || Name { directory: argument1() as i32, text: argument2() },
-        Some(|| Name { directory: NOWHERE, text: argument0() }),
-    );
-    0
-}
-
-/// After fchmod, fchown, ftruncate: an open file. As [`exit_change`].
-#[tracepoint]
-pub fn exit_change_file(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx, || Name { directory: argument0() as i32, text: 0 }, None::<fn() -> Name>);
+    let _ = changed(&ctx);
     0
 }
 
 #[inline(always)]
-fn changed(
-    ctx: &TracePointContext,
-    name: impl FnOnce() -> Name,
-    other: Option<impl FnOnce() -> Name>,
-) -> Option<()> {
+fn changed(ctx: &TracePointContext) -> Option<()> {
     let watched = scope::watched()?;
     let result = result(ctx).filter(|result| matches!(*result, 0 | EPERM | EACCES | EROFS))?;
     if !wanted::kind(Kind::Change, &watched) {
         return None;
     }
-    tell(ctx, &watched, result, name(), other.map(|other| other()))
+    let number = number(ctx);
+    let name = |directory: i32, text: u64| Name { directory, text };
+    // The affected name; and the old one, or what a symbolic link is to say.
+    let (affected, other) = match number {
+        SYS_RENAME | SYS_LINK => (name(AT_FDCWD, argument1()), Some(name(AT_FDCWD, argument0()))),
+        SYS_RENAMEAT | SYS_RENAMEAT2 | SYS_LINKAT => {
+            (name(argument2() as i32, argument3()), Some(name(argument0() as i32, argument1())))
+        }
+        SYS_SYMLINK => (name(AT_FDCWD, argument1()), Some(name(NOWHERE, argument0()))),
+        SYS_SYMLINKAT => (name(argument1() as i32, argument2()), Some(name(NOWHERE, argument0()))),
+        SYS_UNLINKAT | SYS_MKDIRAT | SYS_FCHMODAT | SYS_FCHMODAT2 | SYS_FCHOWNAT => {
+            (name(argument0() as i32, argument1()), None)
+        }
+        SYS_FCHMOD | SYS_FCHOWN | SYS_FTRUNCATE => (name(argument0() as i32, 0), None),
+        _ => (name(AT_FDCWD, argument0()), None),
+    };
+    tell(&watched, number, result, affected, other)
 }
 
 #[inline(always)]
-fn tell(
-    ctx: &TracePointContext,
-    watched: &Watched,
-    result: i64,
-    name: Name,
-    other: Option<Name>,
-) -> Option<()> {
+fn tell(watched: &Watched, number: u32, result: i64, name: Name, other: Option<Name>) -> Option<()> {
     let record = CHANGES.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, Kind::Change, watched) };
-    record.body = Change {
-        // SAFETY: syscalls/sys_exit_*: `int __syscall_nr` at 8; the verifier checks it against the context's size.
-        syscall: unsafe { ctx.read_at(8) }.ok()?,
-        result: result as i32,
-        argument2: argument2(),
-        ..Change::default()
-    };
+    record.body =
+        Change { syscall: number, result: result as i32, argument2: argument2(), ..Change::default() };
     if name.text != 0 {
         record.header.flags |= FLAG_PATH_AS_PASSED;
     }

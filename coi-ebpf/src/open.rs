@@ -29,6 +29,10 @@ const FMODE_WRITE: u32 = 1 << 1;
 const FMODE_CREATED: u32 = 1 << 20;
 const EPERM: i64 = -1;
 const EACCES: i64 = -13;
+/// System calls, as numbered on x86-64.
+const SYS_OPEN: u32 = 2;
+const SYS_CREAT: u32 = 85;
+const SYS_OPEN_BY_HANDLE_AT: u32 = 304;
 /// `include/uapi/linux/mman.h`: a mapping without a file.
 const MAP_ANONYMOUS: u64 = 0x20;
 
@@ -51,29 +55,26 @@ pub fn result(ctx: &TracePointContext) -> Option<i64> {
     unsafe { ctx.read_at(16) }.ok()
 }
 
-/// After openat(2), openat2(2) and open_by_handle_at(2). Costs, watched: some 150 ns to find that nobody wants it,
-/// one to two microseconds if somebody does. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_openat(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx, || Name { directory: argument0() as i32, text: argument1() });
-    0
-}
-
-/// After open(2) and creat(2). As [`exit_openat`].
+/// After open(2), creat(2), openat(2), openat2(2) and open_by_handle_at(2). Costs, watched: some 150 ns to find that
+/// nobody wants it, one to two microseconds if somebody does. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_open(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx, || Name { directory: AT_FDCWD, text: argument0() });
+    let _ = opened(&ctx);
     0
 }
 
-/// After open_by_handle_at(2), whose caller passes no name. As [`exit_openat`].
-#[tracepoint]
-pub fn exit_open_handle(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx, || Name { directory: AT_FDCWD, text: 0 });
-    0
+/// What the caller calls the file.
+#[inline(always)]
+fn name(ctx: &TracePointContext) -> Name {
+    match number(ctx) {
+        SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: argument0() },
+        // Its caller passes no name.
+        SYS_OPEN_BY_HANDLE_AT => Name { directory: AT_FDCWD, text: 0 },
+        _ => Name { directory: argument0() as i32, text: argument1() },
+    }
 }
 
-/// After mmap(2): a file of the workspace can be read from now on without a call. As [`exit_openat`].
+/// After mmap(2): a file of the workspace can be read from now on without a call. As [`exit_open`].
 #[tracepoint]
 pub fn exit_mmap(ctx: TracePointContext) -> u32 {
     let _ = mapped(&ctx);
@@ -81,11 +82,11 @@ pub fn exit_mmap(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
-fn opened(ctx: &TracePointContext, name: impl FnOnce() -> Name) -> Option<()> {
+fn opened(ctx: &TracePointContext) -> Option<()> {
     let watched = scope::watched()?;
     let result = result(ctx)?;
     if result < 0 {
-        return refused(&watched, Kind::Open, result, name());
+        return refused(&watched, Kind::Open, result, name(ctx));
     }
     let file = stream::file(result as u64)?;
     let inode = pointer(file + offset!(file_inode))?;
@@ -101,7 +102,14 @@ fn opened(ctx: &TracePointContext, name: impl FnOnce() -> Name) -> Option<()> {
     {
         return None;
     }
-    tell(&watched, Kind::Open, file, inode, mode, name().text)
+    tell(&watched, Kind::Open, file, inode, mode, name(ctx).text)
+}
+
+/// Which system call has returned.
+#[inline(always)]
+pub fn number(ctx: &TracePointContext) -> u32 {
+    // SAFETY: syscalls/sys_exit_*: `int __syscall_nr` at 8; the verifier checks it against the context's size.
+    unsafe { ctx.read_at(8) }.unwrap_or(u32::MAX)
 }
 
 #[inline(always)]
