@@ -145,7 +145,7 @@ fn holes_are_few(taken: &Taken) {
         // No connection, and nothing that leaves the container, unless a socket was mounted in.
         (_, "unix-datagram-sendto") => true,
         // LXC's filters deny a call by its name for every entry or for none.
-        (_, hole) if hole.contains(\"-int80\") => true,
+        (_, hole) if hole.contains("-int80") => true,
         (Owner::Coi, _) => false,
         (Owner::Foreign, hole) => hole.contains("-io-uring"),
     };
