@@ -514,8 +514,8 @@ pub struct Control {
     pub everything: u64,
 }
 
-/// How many bytes of a name the tests on opened files compare.
-pub const TEST_SPACE: usize = 39;
+/// How many bytes of a name the tests on opened files compare: one less than a power of two, so that a mask bounds them.
+pub const TEST_SPACE: usize = 63;
 
 /// A test on the name of an opened file, the key of its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,7 +14,7 @@ use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 use crate::{
     exec::bounded,
     kernel::{argument0, argument1, argument2, argument3},
-    name::{self, AT_FDCWD, NAME_ROOM, NOWHERE, Name},
+    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name},
     open::{number, result},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -104,16 +104,16 @@ fn tell(watched: &Watched, number: u32, result: i64, name: Name, other: Option<N
     record.header.flags |= written.flags;
     record.body.place_len = written.place as u32;
     record.body.text_len = written.text as u32;
-    let mut len = bounded(written.place + written.text, NAME_ROOM as u64);
+    let mut len = bounded(written.place + written.text, NAME_MASK);
     if let Some(other) = other {
         // SAFETY: `len` is at most NAME_ROOM, and there is room for two.
         let written = name::write(other, unsafe { to.add(len as usize) });
         record.header.flags |= written.flags;
         record.body.other_place_len = written.place as u32;
         record.body.other_text_len = written.text as u32;
-        len += bounded(written.place + written.text, NAME_ROOM as u64);
+        len += bounded(written.place + written.text, NAME_MASK);
     }
-    let len = size_of::<Header>() + size_of::<Change>() + bounded(len, 2 * NAME_ROOM as u64) as usize;
+    let len = size_of::<Header>() + size_of::<Change>() + bounded(len, 2 * NAME_MASK + 1) as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the names is older records' bytes.
     unsafe { ring::send(Kind::Change, Weight::Bulk, watched.id, (&raw const *record).cast(), len) };
     Some(())

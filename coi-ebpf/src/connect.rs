@@ -16,7 +16,7 @@ use crate::{
     kernel::{Structure, argument0, argument1, argument2, current, offset, pointer, read, syscall},
     listen,
     open::result,
-    path::{self, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6, AF_UNIX},
@@ -41,6 +41,8 @@ const EINPROGRESS: i64 = -115;
 const UNKNOWN: i32 = 1;
 /// The longest `sun_path`.
 const UNIX_PATH: u64 = 108;
+/// Bounds its length.
+const UNIX_MASK: u64 = 127;
 /// The size of a `struct sockaddr_in`.
 const SOCKADDR_IN: usize = 16;
 /// connect(2) on x86-64.
@@ -136,22 +138,28 @@ pub struct Connection {
 #[inline(always)]
 pub fn tell(kind: Kind, watched: &Watched, connection: Connection) {
     // Datagrams to ever new destinations are easily made in numbers.
-    let weight = if connection.protocol == IPPROTO_UDP { Weight::Common } else { Weight::Decisive };
-    ring::send_in_place(kind, weight, watched.id, |record: *mut ConnectRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, kind, watched);
-            (*record).header.flags |= connection.flags;
-            stream::stdio(&raw mut (*record).body.stdio);
-            (*record).body.inode = connection.inode;
-            (*record).body.peer = connection.peer;
-            (*record).body.result = connection.result;
-            (*record).body.protocol = connection.protocol;
-            if connection.asked {
-                passed((&raw mut (*record).body.passed).cast());
+    let weight = if connection.protocol == IPPROTO_UDP { Weight::Bulk } else { Weight::Decisive };
+    ring::send_in_place(
+        kind,
+        weight,
+        watched.id,
+        #[inline(always)]
+        |record: *mut ConnectRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, kind, watched);
+                (*record).header.flags |= connection.flags;
+                stream::stdio(&raw mut (*record).body.stdio);
+                (*record).body.inode = connection.inode;
+                (*record).body.peer = connection.peer;
+                (*record).body.result = connection.result;
+                (*record).body.protocol = connection.protocol;
+                if connection.asked {
+                    passed((&raw mut (*record).body.passed).cast());
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Before a connect of an IPv4 socket, by whatever route; the address is the kernel's copy. UDP is told here, TCP at
@@ -323,7 +331,8 @@ fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, Kind::Connect, watched) };
-    stream::stdio(&raw mut record.body.stdio);
+    // SAFETY: the record is ours.
+    unsafe { stream::stdio(&raw mut record.body.stdio) };
     record.body.inode = stream::inode_of_sock(sk);
     record.body.peer = Address { family: AF_UNIX, ..Address::default() };
     record.body.passed = [0; SOCKADDR];
@@ -338,11 +347,11 @@ fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
     let path_len = if result == 0 && address != 0 && pointer(place + offset!(path_dentry)).is_some() {
         let (len, flags) = path::write(place, record.path.as_mut_ptr());
         record.header.flags |= flags;
-        bounded(len, PATH_SPACE as u64)
+        bounded(len, PATH_MASK)
     } else if result == 0 && address != 0 {
         record.body.is_abstract = 1;
         let len: u32 = read(address + offset!(unix_address_len)).unwrap_or(0);
-        let len = bounded(u64::from(len).saturating_sub(2), UNIX_PATH);
+        let len = bounded(u64::from(len).saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
         let from = address + offset!(unix_address_name) + 2;
         // SAFETY: the record has room for UNIX_PATH bytes; the helper checks the address itself.
         let read =
@@ -350,7 +359,7 @@ fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
         if read == 0 { len } else { 0 }
     } else {
         record.header.flags |= FLAG_ADDRESS_AS_PASSED;
-        let len = bounded(argument2().saturating_sub(2), UNIX_PATH);
+        let len = bounded(argument2().saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
         // SAFETY: as above.
         let read = unsafe {
             bpf_probe_read_user(record.path.as_mut_ptr().cast(), len as u32, (argument1() + 2) as *const _)

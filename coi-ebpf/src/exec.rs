@@ -15,7 +15,7 @@ use crate::{
     kernel::{Structure, argument0, argument1, current, offset, read},
     name::{AT_FDCWD, Name},
     open::{refused, result},
-    path::{self, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope, stream, task,
 };
@@ -62,7 +62,8 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, Kind::Exec, &watched) };
-    stream::stdio(&raw mut record.body.stdio);
+    // SAFETY: the record is ours.
+    unsafe { stream::stdio(&raw mut record.body.stdio) };
 
     let mm = task.follow(offset!(task_mm))?;
     let (path_len, path_flags) = match mm.follow(offset!(mm_exe_file)) {
@@ -82,7 +83,7 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
         args_len = ARGS_KEPT as u64 - 1;
         flags |= FLAG_ARGS_TRUNCATED;
     }
-    let path_len = bounded(path_len, PATH_SPACE as u64);
+    let path_len = bounded(path_len, PATH_MASK);
     let args_len = bounded(args_len, ARGS_KEPT as u64 - 1);
     // SAFETY: path_len + args_len is at most the tail's size; the helper checks the address itself.
     let failed = unsafe {
@@ -107,13 +108,14 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Caps a number where the verifier sees it.
+/// Cuts a number to the bits of `mask`, which it does not go beyond anyway, where the verifier sees it. A comparison
+/// would say the same, but up to Linux 6.1 the verifier loses it on the way.
 #[inline(always)]
-pub fn bounded(number: u64, most: u64) -> u64 {
+pub fn bounded(number: u64, mask: u64) -> u64 {
     let mut number = number;
-    // SAFETY: does nothing; it keeps the compiler from dropping the comparison as already proven.
+    // SAFETY: does nothing; it keeps the compiler from dropping the mask as already proven.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) number) };
-    if number > most { most } else { number }
+    number & mask
 }
 
 /// After execve(2): it returns into the old program only when it failed. Costs nothing on success but the

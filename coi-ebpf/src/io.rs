@@ -216,11 +216,17 @@ fn add(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, more: Sum, step:
 
 #[inline(always)]
 fn tell(watched: &Watched, kind: Kind, sum: Sum) {
-    ring::send_in_place(kind, Weight::of(kind), watched.id, |record: *mut SumRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, kind, watched);
-            (*record).body = sum;
-        }
-    });
+    ring::send_in_place(
+        kind,
+        Weight::of(kind),
+        watched.id,
+        #[inline(always)]
+        |record: *mut SumRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, kind, watched);
+                (*record).body = sum;
+            }
+        },
+    );
 }

@@ -34,13 +34,19 @@ pub fn tell(kind: Kind, watched: &Watched, address: Address, protocol: u32) {
     if !wanted::kind(kind, watched) {
         return;
     }
-    ring::send_in_place(kind, Weight::of(kind), watched.id, |record: *mut LocalRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, kind, watched);
-            (*record).body = Local { address, protocol };
-        }
-    });
+    ring::send_in_place(
+        kind,
+        Weight::of(kind),
+        watched.id,
+        #[inline(always)]
+        |record: *mut LocalRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, kind, watched);
+                (*record).body = Local { address, protocol };
+            }
+        },
+    );
 }
 
 /// After a bind of an IPv4 socket, by whatever route. Costs others two look-ups. Linux 4.17 on; the helpers it needs

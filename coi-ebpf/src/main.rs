@@ -9,7 +9,7 @@
 //! Nothing here blocks or allocates. A record that finds no room in its ring is counted ([`ring`]).
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, stmt_expr_attributes)]
 
 mod change;
 mod connect;

@@ -5,7 +5,7 @@ use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, PATH_KEPT};
 
 use crate::{
     exec::bounded,
-    path::{self, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE},
     stream,
 };
 
@@ -15,7 +15,9 @@ pub const AT_FDCWD: i32 = -100;
 pub const NOWHERE: i32 = i32::MIN;
 
 /// Room for a name.
-pub const NAME_ROOM: usize = PATH_SPACE + PATH_KEPT;
+pub const NAME_ROOM: usize = 2 * PATH_SPACE;
+/// Bounds the length of what is in [`NAME_ROOM`].
+pub const NAME_MASK: u64 = NAME_ROOM as u64 - 1;
 
 /// A name as it is passed to a system call.
 #[derive(Clone, Copy)]
@@ -53,7 +55,7 @@ pub fn write(name: Name, to: *mut u8) -> Written {
         Some(place) => path::write(place, to),
         None => (0, 0),
     };
-    let place = bounded(place, PATH_SPACE as u64);
+    let place = bounded(place, PATH_MASK);
     if name.text == 0 {
         return Written { place, text: 0, flags };
     }
@@ -73,5 +75,5 @@ pub fn write_text(text: u64, to: *mut u8) -> (u64, u32) {
         return (0, FLAG_PATH_UNREADABLE);
     }
     let flags = if read == PATH_KEPT as i64 { FLAG_PATH_TRUNCATED } else { 0 };
-    (bounded(read as u64, PATH_KEPT as u64), flags)
+    (bounded(read as u64, PATH_MASK), flags)
 }

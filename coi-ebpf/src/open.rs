@@ -16,8 +16,8 @@ use crate::{
     exec::bounded,
     io,
     kernel::{argument0, argument1, argument3, argument4, offset, pointer, read},
-    name::{self, AT_FDCWD, NAME_ROOM, Name},
-    path::{self, PATH_SPACE},
+    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name},
+    path::{self, PATH_MASK},
     ring::{self, Weight},
     scope::{self, Watched},
     stream, task, wanted,
@@ -139,7 +139,7 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u
     unsafe { task::header(&raw mut record.header, kind, watched) };
     let to = record.names.as_mut_ptr();
     let (path_len, flags) = path::write(path::of_file(file), to);
-    let path_len = bounded(path_len, PATH_SPACE as u64);
+    let path_len = bounded(path_len, PATH_MASK);
     record.header.flags |= flags;
     let mut passed_len = 0;
     if text != 0 {
@@ -157,7 +157,7 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u
         passed_len: passed_len as u32,
         reserved: 0,
     };
-    let names = bounded(path_len + passed_len, NAME_ROOM as u64) as usize;
+    let names = bounded(path_len + passed_len, NAME_MASK) as usize;
     let len = size_of::<Header>() + size_of::<Open>() + names;
     // SAFETY: `len` is at most the record's size, and what is unread of the names is older records' bytes.
     unsafe { ring::send(kind, Weight::Bulk, watched.id, (&raw const *record).cast(), len) };
@@ -183,7 +183,7 @@ pub fn refused(watched: &Watched, kind: Kind, result: i64, name: Name) -> Option
         passed_len: written.text as u32,
         ..Open::default()
     };
-    let names = bounded(written.place + written.text, NAME_ROOM as u64) as usize;
+    let names = bounded(written.place + written.text, NAME_MASK) as usize;
     let len = size_of::<Header>() + size_of::<Open>() + names;
     // SAFETY: as above.
     unsafe { ring::send(kind, Weight::of(kind), watched.id, (&raw const *record).cast(), len) };

@@ -15,8 +15,11 @@ use coi_common::{
 
 use crate::kernel::{Structure, current, offset, pointer, read};
 
-/// Room for a path: the last part may begin just below the limit.
-pub const PATH_SPACE: usize = PATH_KEPT + NAME_SPACE;
+/// Room for a path: the last part may begin just below [`PATH_KEPT`]. A power of two, so that a mask bounds a length.
+pub const PATH_SPACE: usize = 2048;
+/// Bounds the length of what is in [`PATH_SPACE`].
+pub const PATH_MASK: u64 = PATH_SPACE as u64 - 1;
+const _: () = assert!(PATH_KEPT + NAME_SPACE < PATH_SPACE);
 
 /// Where a walk from a file to the root is.
 #[derive(Clone, Copy)]

@@ -34,10 +34,18 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     if tgid != tid {
         return 0;
     }
-    ring::send_in_place(Kind::Fork, Weight::of(Kind::Fork), watched.id, |record: *mut ForkRecord| {
-        // SAFETY: the place is reserved.
-        unsafe { task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id) };
-    });
+    ring::send_in_place(
+        Kind::Fork,
+        Weight::of(Kind::Fork),
+        watched.id,
+        #[inline(always)]
+        |record: *mut ForkRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id)
+            };
+        },
+    );
     0
 }
 
@@ -51,13 +59,19 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     if live != 0 {
         return 0;
     }
-    ring::send_in_place(Kind::Exit, Weight::of(Kind::Exit), watched.id, |record: *mut ExitRecord| {
-        // SAFETY: the place is reserved.
-        unsafe {
-            task::header(&raw mut (*record).header, Kind::Exit, &watched);
-            (*record).body.status = task.number(offset!(task_exit_code));
-        }
-    });
+    ring::send_in_place(
+        Kind::Exit,
+        Weight::of(Kind::Exit),
+        watched.id,
+        #[inline(always)]
+        |record: *mut ExitRecord| {
+            // SAFETY: the place is reserved.
+            unsafe {
+                task::header(&raw mut (*record).header, Kind::Exit, &watched);
+                (*record).body.status = task.number(offset!(task_exit_code));
+            }
+        },
+    );
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let scope = unsafe { &mut *watched.scope };
     if let Some(innermost) = task::innermost(task)

@@ -99,23 +99,32 @@ pub fn own(sk: u64) -> Address {
     Address { ip, family, port: read(sk + offset!(sk_num)).unwrap_or(0) }
 }
 
-/// Standard input, output and error of the acting task.
+/// Writes what standard input, output and error of the acting task are. In place: a program's stack has 512 bytes.
+///
+/// # Safety
+/// `place` may be written to.
 #[inline(always)]
-pub fn stdio(place: *mut [Stream; 3]) {
+pub unsafe fn stdio(place: *mut [Stream; 3]) {
     for fd in 0..3 {
-        // SAFETY: the caller's place has room for three.
-        unsafe { (*place)[fd] = inspect(fd as u64) };
+        // SAFETY: the caller's promise.
+        unsafe { inspect(&raw mut (*place)[fd], fd as u64) };
     }
 }
 
+/// # Safety
+/// `to` may be written to.
 #[inline(always)]
-fn inspect(fd: u64) -> Stream {
-    let mut stream = Stream::default();
-    let Some(file) = file(fd) else { return stream };
-    let Some(inode) = pointer(file + offset!(file_inode)) else { return stream };
-    // FMODE_READ and FMODE_WRITE are the lowest two bits.
-    stream.access = (read::<u32>(file + offset!(file_mode)).unwrap_or(0) & 3) as u8;
-    stream.inode = read(inode + offset!(inode_ino)).unwrap_or(0);
+unsafe fn inspect(to: *mut Stream, fd: u64) {
+    // SAFETY: the caller's promise; plain numbers, for which zero is valid.
+    unsafe { core::ptr::write_bytes(to, 0, 1) };
+    let Some(file) = file(fd) else { return };
+    let Some(inode) = pointer(file + offset!(file_inode)) else { return };
+    // SAFETY: as above.
+    unsafe {
+        // FMODE_READ and FMODE_WRITE are the lowest two bits.
+        (*to).access = (read::<u32>(file + offset!(file_mode)).unwrap_or(0) & 3) as u8;
+        (*to).inode = read(inode + offset!(inode_ino)).unwrap_or(0);
+    }
     let kind = match read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT {
         S_IFREG | S_IFDIR => StreamKind::File,
         S_IFIFO => {
@@ -124,8 +133,10 @@ fn inspect(fd: u64) -> Stream {
             if magic == PIPEFS_MAGIC { StreamKind::Pipe } else { StreamKind::Fifo }
         }
         S_IFCHR => {
-            stream.device = read(inode + offset!(inode_rdev)).unwrap_or(0);
-            let major = stream.device >> MINOR_BITS;
+            let device: u32 = read(inode + offset!(inode_rdev)).unwrap_or(0);
+            // SAFETY: as above.
+            unsafe { (*to).device = device };
+            let major = device >> MINOR_BITS;
             if PTY_MAJORS.contains(&major) {
                 StreamKind::Pty
             } else if TTY_MAJORS.contains(&major) {
@@ -138,10 +149,12 @@ fn inspect(fd: u64) -> Stream {
             Some((_, sk)) => {
                 let family: u16 = read(sk + offset!(sk_family)).unwrap_or(0);
                 if family == AF_INET || family == AF_INET6 {
-                    stream.peer = peer(sk);
+                    // SAFETY: as above.
+                    unsafe { (*to).peer = peer(sk) };
                     StreamKind::Inet
                 } else if family == AF_UNIX {
-                    stream.peer_inode = pointer(sk + offset!(unix_peer)).map_or(0, inode_of_sock);
+                    // SAFETY: as above.
+                    unsafe { (*to).peer_inode = pointer(sk + offset!(unix_peer)).map_or(0, inode_of_sock) };
                     StreamKind::Unix
                 } else {
                     StreamKind::Other
@@ -151,6 +164,6 @@ fn inspect(fd: u64) -> Stream {
         },
         _ => StreamKind::Other,
     };
-    stream.kind = kind as u8;
-    stream
+    // SAFETY: as above.
+    unsafe { (*to).kind = kind as u8 };
 }

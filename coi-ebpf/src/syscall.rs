@@ -15,6 +15,7 @@ use crate::{
     exec::bounded,
     kernel::{argument0, argument1, argument2, argument3},
     open::result,
+    path::{PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
     task, wanted,
@@ -32,7 +33,7 @@ const PTRACE_SEIZE: u64 = 0x4206;
 struct SyscallRecord {
     header: Header,
     body: Syscall,
-    text: [u8; PATH_KEPT],
+    text: [u8; PATH_SPACE],
 }
 
 /// Room to put a record together.
@@ -129,7 +130,7 @@ fn tell(ctx: &TracePointContext, watched: &Watched, text: u64, first: u64) -> Op
         if read <= 0 {
             record.header.flags |= FLAG_PATH_UNREADABLE;
         } else {
-            text_len = bounded(read as u64, PATH_KEPT as u64);
+            text_len = bounded(read as u64, PATH_MASK);
             if text_len == PATH_KEPT as u64 {
                 record.header.flags |= FLAG_PATH_TRUNCATED;
             }

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use coi_common::{Header, Kind};
 
 use crate::{
-    kernel::{Structure, current, offset, read},
+    kernel::{Structure, current, offset, pointer, read},
     scope::Watched,
 };
 
@@ -83,9 +83,9 @@ pub struct Innermost {
 /// A task's place in its own PID namespace.
 #[inline(always)]
 pub fn innermost(task: impl Structure) -> Option<Innermost> {
-    let pid = task.follow(offset!(task_thread_pid))?;
-    let level: u32 = pid.number(offset!(pid_level));
-    // An index that the verifier does not know.
-    let upid = pid.address() + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
+    // An index that the verifier does not know is not for a pointer whose type it knows.
+    let pid = pointer(task.address() + offset!(task_thread_pid))?;
+    let level: u32 = read(pid + offset!(pid_level))?;
+    let upid = pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
     Some(Innermost { level, number: read(upid)?, namespace: read(upid + offset!(upid_ns))? })
 }
