@@ -107,7 +107,7 @@ fn tell(watched: &Watched, number: u32, result: i64, name: Name, other: Option<N
     let mut len = bounded(written.place + written.text, NAME_MASK);
     if let Some(other) = other {
         // SAFETY: `len` is at most NAME_ROOM, and there is room for two.
-        let written = name::write(other, unsafe { to.add(len as usize) });
+        let written = name::write(other, unsafe { to.add(bounded(len, NAME_MASK) as usize) });
         record.header.flags |= written.flags;
         record.body.other_place_len = written.place as u32;
         record.body.other_text_len = written.text as u32;

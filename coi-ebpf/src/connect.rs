@@ -370,7 +370,7 @@ fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
         record.header.flags |= FLAG_PATH_UNREADABLE;
     }
     record.body.path_len = path_len as u32;
-    let len = size_of::<Header>() + size_of::<Connect>() + path_len as usize;
+    let len = size_of::<Header>() + size_of::<Connect>() + bounded(path_len, PATH_MASK) as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the path is an older record's bytes.
     unsafe {
         ring::send(Kind::Connect, Weight::Decisive, watched.id, (&raw const *record).cast(), len);

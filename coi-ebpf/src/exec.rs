@@ -83,13 +83,11 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
         args_len = ARGS_KEPT as u64 - 1;
         flags |= FLAG_ARGS_TRUNCATED;
     }
-    let path_len = bounded(path_len, PATH_MASK);
-    let args_len = bounded(args_len, ARGS_KEPT as u64 - 1);
     // SAFETY: path_len + args_len is at most the tail's size; the helper checks the address itself.
     let failed = unsafe {
         bpf_probe_read_user(
-            record.tail.as_mut_ptr().add(path_len as usize).cast(),
-            args_len as u32,
+            record.tail.as_mut_ptr().add(bounded(path_len, PATH_MASK) as usize).cast(),
+            bounded(args_len, ARGS_KEPT as u64 - 1) as u32,
             start as *const _,
         )
     } != 0;
@@ -102,14 +100,16 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
     // A program with a socket as standard input or output may be all that is seen of an attack.
     let inet = |fd: usize| record.body.stdio[fd].kind == StreamKind::Inet as u8;
     let weight = if inet(0) || inet(1) { Weight::Decisive } else { Weight::Common };
-    let len = size_of::<Header>() + size_of::<Exec>() + path_len as usize + args_len as usize;
+    let tail = bounded(path_len, PATH_MASK) + bounded(args_len, ARGS_KEPT as u64 - 1);
+    let len = size_of::<Header>() + size_of::<Exec>() + tail as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the tail is an older record's bytes.
     unsafe { ring::send(Kind::Exec, weight, watched.id, (&raw const *record).cast(), len) };
     Some(())
 }
 
 /// Cuts a number to the bits of `mask`, which it does not go beyond anyway, where the verifier sees it. A comparison
-/// would say the same, but up to Linux 6.1 the verifier loses it on the way.
+/// would say the same, but up to Linux 6.1 the verifier loses it on the way, also to the stack and back: cut a number where
+/// it is used.
 #[inline(always)]
 pub fn bounded(number: u64, mask: u64) -> u64 {
     let mut number = number;

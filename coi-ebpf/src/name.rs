@@ -60,7 +60,7 @@ pub fn write(name: Name, to: *mut u8) -> Written {
         return Written { place, text: 0, flags };
     }
     // SAFETY: behind `place` there is room for PATH_KEPT bytes.
-    let (text, text_flags) = write_text(name.text, unsafe { to.add(place as usize) });
+    let (text, text_flags) = write_text(name.text, unsafe { to.add(bounded(place, PATH_MASK) as usize) });
     Written { place, text, flags: flags | text_flags }
 }
 

@@ -144,7 +144,7 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u
     let mut passed_len = 0;
     if text != 0 {
         // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
-        (passed_len, _) = name::write_text(text, unsafe { to.add(path_len as usize) });
+        (passed_len, _) = name::write_text(text, unsafe { to.add(bounded(path_len, PATH_MASK) as usize) });
     }
     record.body = Open {
         inode: read(inode + offset!(inode_ino)).unwrap_or(0),

@@ -13,7 +13,10 @@ use coi_common::{
     FLAG_PATH_NOWHERE, FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, NAME_SPACE, PATH_DEPTH, PATH_KEPT, Scope,
 };
 
-use crate::kernel::{Structure, current, offset, pointer, read};
+use crate::{
+    exec::bounded,
+    kernel::{Structure, current, offset, pointer, read},
+};
 
 /// Room for a path: the last part may begin just below [`PATH_KEPT`]. A power of two, so that a mask bounds a length.
 pub const PATH_SPACE: usize = 2048;
@@ -128,15 +131,15 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
             Step::End => return (Walk::len(walk), 0),
         };
         let at = Walk::len(walk);
-        if at > PATH_KEPT as u64 {
+        if at >= PATH_KEPT as u64 {
             return (at, FLAG_PATH_TRUNCATED);
         }
         let name = read::<u64>(dentry + offset!(dentry_name)).unwrap_or(0);
-        // SAFETY: `to` has room for PATH_SPACE bytes and `at` is at most PATH_KEPT; the helper checks the
+        let place = bounded(at, PATH_KEPT as u64 - 1) as usize;
+        // SAFETY: `to` has room for PATH_SPACE bytes and `at` is below PATH_KEPT; the helper checks the
         // address of the name itself.
-        let written = unsafe {
-            bpf_probe_read_kernel_str(to.add(at as usize).cast(), NAME_SPACE as u32, name as *const _)
-        };
+        let written =
+            unsafe { bpf_probe_read_kernel_str(to.add(place).cast(), NAME_SPACE as u32, name as *const _) };
         if written <= 0 {
             return (at, FLAG_PATH_UNREADABLE);
         }

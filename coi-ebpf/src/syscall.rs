@@ -143,7 +143,7 @@ fn tell(ctx: &TracePointContext, watched: &Watched, text: u64, first: u64) -> Op
         result,
         arguments: [first, argument1(), argument2(), argument3()],
     };
-    let len = size_of::<Header>() + size_of::<Syscall>() + text_len as usize;
+    let len = size_of::<Header>() + size_of::<Syscall>() + bounded(text_len, PATH_MASK) as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the text is an older record's bytes.
     unsafe { ring::send(Kind::Syscall, Weight::Common, watched.id, (&raw const *record).cast(), len) };
     Some(())

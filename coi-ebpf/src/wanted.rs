@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use coi_common::{
-    AFFIX, FORM_DIRECTORY, FORM_NAME, FORM_PREFIX, FORM_SUFFIX, Kind, NameKey, PASSES, TEST_SPACE, Wanted,
+    AFFIX, FORM_DIRECTORY, FORM_NAME, FORM_PREFIX, FORM_SUFFIX, Kind, NameKey, TEST_SPACE, Wanted, passing,
 };
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 /// What is wanted.
 #[map]
 static WANTED: Array<Wanted> = Array::with_max_entries(1, 0);
-/// The tests on the names of opened files; values as [`PASSES`] describes them.
+/// The tests on the names of opened files; values as [`passing`] describes them.
 #[map]
 static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(8192, 0);
 /// Room for a key: one for each form, so that what is written for one is not taken for another.
@@ -49,7 +49,7 @@ pub fn open(watched: &Watched, file: u64, attributes: u32, in_workspace: impl Fn
     if wanted.kinds & Kind::Open.bit() == 0 {
         return false;
     }
-    let passes = PASSES[(attributes & 3) as usize];
+    let passes = passing(attributes);
     if wanted.any & passes != 0 {
         return true;
     }

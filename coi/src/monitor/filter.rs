@@ -61,7 +61,7 @@ fn records(kind: EventKind) -> impl Iterator<Item = Kind> {
     records.iter().copied()
 }
 
-/// The bit of a test that asks for these attributes, see `coi_common::PASSES`. Refused opens are sent whatever they
+/// The bit of a test that asks for these attributes, see `coi_common::passing`. Refused opens are sent whatever they
 /// are called.
 fn tests(only: Only) -> u32 {
     let attributes = if only.write { OPEN_WRITE } else { 0 } | if only.create { OPEN_CREATE } else { 0 };
@@ -143,10 +143,10 @@ mod tests {
     fn attributes_are_asked_for_together() {
         let only = Only { write: true, create: true, refused: false };
         let filter = some(Form::Any, "", only);
-        let passing: Vec<_> = (0..4).filter(|n| coi_common::PASSES[*n] & filter.wanted.any != 0).collect();
+        let passing: Vec<_> = (0..4).filter(|n| coi_common::passing(*n) & filter.wanted.any != 0).collect();
         assert_eq!(passing, [3]);
         let filter = some(Form::Any, "", Only { create: false, ..only });
-        let passing: Vec<_> = (0..4).filter(|n| coi_common::PASSES[*n] & filter.wanted.any != 0).collect();
+        let passing: Vec<_> = (0..4).filter(|n| coi_common::passing(*n) & filter.wanted.any != 0).collect();
         assert_eq!(passing, [1, 3]);
     }
 
