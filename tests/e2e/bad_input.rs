@@ -225,7 +225,7 @@ fn a_rule_with_a_typo() {
     let ended = coi.coi(&["daemon", "--rules", dir]);
     one_line(ended, 6, &format!("{position}: there is no field `proces.name`"));
     assert_eq!(coi.daemon().pid(), None);
-    let ended = coi.coi(&["rules", "test", "--rules", dir]).expect(6).says("there is no field `proces.name`");
+    let ended = coi.coi(&["rules", "test", "--rules", dir]).expect(2).says("there is no field `proces.name`");
     assert!(ended.stderr.contains(&position) && ended.stderr.contains("process.name"), "{}", ended.stderr);
     assert_eq!(ended.text(), "");
 }
