@@ -17,6 +17,7 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
     let (what, rest) = match line.event.kind.as_str() {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
         "coverage" => return coverage(line),
+        "note" => ("note".to_owned(), plain(&line.coi.message).into_owned()),
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
         _ => (plain(&line.event.action).into_owned(), detail(line)),
     };

@@ -103,6 +103,13 @@ pub fn state(container: &Container, state: WatchState, why: &str) -> Map<String,
     object
 }
 
+/// Something that people should know of a watch, whose state it does not change.
+pub fn note(container: &Container, what: &str) -> Map<String, Json> {
+    let mut object = about(container, "note");
+    put(&mut object, "coi.message", what.into());
+    object
+}
+
 /// What every record about a container, and not about an event, begins with.
 fn about(container: &Container, kind: &str) -> Map<String, Json> {
     let mut object = Map::new();

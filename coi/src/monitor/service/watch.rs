@@ -185,7 +185,7 @@ impl Watching {
                             "rule {}: {suppressed} more alerts were not repeated, {evicted} subjects were forgotten for want of room",
                             rule.id
                         );
-                        self.record(audit::state(&self.watched.container, self.state(), &why), false).await;
+                        self.record(audit::note(&self.watched.container, &why), false).await;
                     }
                 }
                 Note::Lost(event) => {
