@@ -241,6 +241,9 @@ pub struct Address {
 /// The size of a `struct sockaddr_in6`; of a `sockaddr_in` it is 16.
 pub const SOCKADDR: usize = 28;
 
+/// In place of a protocol: a raw or packet socket, whose packets are of its own making. IPPROTO_RAW.
+pub const PROTOCOL_RAW: u32 = 255;
+
 /// A process runs another program: the body of [`Kind::Exec`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -283,7 +286,7 @@ pub struct Connect {
     pub peer: Address,
     /// The call's result where it is known: 0 or a negative error number. 1 where it is not known yet.
     pub result: i32,
-    /// IPPROTO_TCP (6), IPPROTO_UDP (17), or another; 0 for AF_UNIX.
+    /// IPPROTO_TCP (6), IPPROTO_UDP (17), [`PROTOCOL_RAW`], or another; says nothing for AF_UNIX.
     pub protocol: u32,
     /// What the caller's memory says the address is: a `struct sockaddr_in` or `sockaddr_in6`. All zero where it was
     /// not asked.
@@ -644,6 +647,7 @@ pub struct Offsets {
     pub regs_dx: u32,
     pub regs_r10: u32,
     pub regs_r8: u32,
+    pub regs_r9: u32,
     pub regs_orig_ax: u32,
     pub cred_cap_effective: u32,
     pub fs_pwd: u32,

@@ -9,7 +9,9 @@ use aya_ebpf::{
     maps::{LruHashMap, PerCpuArray},
     programs::{RawTracePointContext, SockAddrContext, TracePointContext},
 };
-use coi_common::{Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, SOCKADDR};
+use coi_common::{
+    Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
+};
 
 use crate::{
     exec::bounded,
@@ -26,6 +28,7 @@ use crate::{
 const TCP_SYN_SENT: i32 = 2;
 const TCP_LISTEN: i32 = 10;
 const SOCK_STREAM: u16 = 1;
+const SOCK_RAW: u16 = 3;
 const IPPROTO_ICMP: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
@@ -282,7 +285,8 @@ fn connected(ctx: &TracePointContext) -> Option<()> {
         return None;
     }
     let inode = stream::inode_of_sock(sk);
-    if read::<u16>(socket + offset!(socket_type))? == SOCK_STREAM {
+    let kind: u16 = read(socket + offset!(socket_type))?;
+    if kind == SOCK_STREAM {
         // What sent a SYN is told already; left are those that the kernel refused at once.
         if matches!(result, EPERM | EACCES | ENETUNREACH | EHOSTUNREACH) {
             let tid: u32 = current().number(offset!(task_pid));
@@ -298,7 +302,10 @@ fn connected(ctx: &TracePointContext) -> Option<()> {
         }
         return Some(());
     }
-    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
+    let protocol = match kind {
+        SOCK_RAW => PROTOCOL_RAW,
+        _ => u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0)),
+    };
     if result == 0 && !matches!(protocol, IPPROTO_UDP | IPPROTO_ICMP | IPPROTO_ICMPV6) {
         tell(
             Kind::Connect,

@@ -136,6 +136,12 @@ pub fn argument4() -> u64 {
     registers().number(offset!(regs_r8))
 }
 
+/// The system call's sixth argument.
+#[inline(always)]
+pub fn argument5() -> u64 {
+    registers().number(offset!(regs_r9))
+}
+
 /// The number of the system call that the acting task is in; something else where it is in none.
 #[inline(always)]
 pub fn syscall() -> u64 {

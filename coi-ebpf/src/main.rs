@@ -24,6 +24,7 @@ mod process;
 mod redirect;
 mod ring;
 mod scope;
+mod sendto;
 mod stream;
 mod syscall;
 mod task;

@@ -21,6 +21,7 @@ const MINOR_BITS: u32 = 20;
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
+pub const AF_PACKET: u16 = 17;
 
 /// The acting task's open file with this descriptor.
 #[inline(always)]

@@ -47,7 +47,9 @@ families! {
         "udp-connect udp-connect-send udp-sendto udp-sendto-elsewhere udp-sendto-ipv6 udp-sendto-mapped
          udp-connect-mapped udp-sendmsg udp-sendmmsg
          udp-sendto-int80-socketcall udp-sendmsg-int80 udp-sendmsg-io-uring";
-    sent_by_hand: |route| any(route, "connect", |event| event["destination"]["ip"] == *route.fact("ip")), "raw-sendto";
+    sent_by_hand: |route| any(route, "connect", |event| {
+        event["network"]["transport"] == "raw" && event["destination"]["ip"] == *route.fact("ip")
+    }), "raw-sendto raw-sendmsg raw-sendmmsg raw-connect packet-sendto";
     bound: |route| served(route, "bind"), "bind bind-udp bind-ipv6 bind-int80 bind-io-uring";
     listened: |route| served(route, "listen"), "listen listen-unbound listen-int80 listen-io-uring";
     accepted: accepted, "accept accept4 accept-int80 accept-int80-socketcall accept-io-uring";
@@ -72,7 +74,7 @@ families! {
     }, "stdin-pidfd-getfd stdin-scm-rights";
     connected_by_path: connected_by_path,
         "unix-stream unix-stream-relative unix-stream-abstract unix-stream-int80 unix-stream-io-uring
-         unix-datagram unix-datagram-sendto";
+         unix-datagram unix-datagram-sendto unix-datagram-sendto-abstract unix-datagram-sendmsg unix-datagram-sendmmsg";
     changed: changed,
         "rename renameat renameat2 renameat-dirfd rename-int80 rename-io-uring link linkat link-int80
          link-io-uring symlink symlinkat symlink-int80 symlink-io-uring unlink unlinkat unlink-int80
@@ -140,14 +142,10 @@ fn holes_are_few(taken: &Taken) {
     let may_be = |hole: &str| match (taken.owner(), hole) {
         // A page fault tells nobody which file.
         (_, "mmap-read") => true,
-        // It takes a capability that nobody needs.
-        (_, "raw-sendto") => true,
-        // No connection, and nothing that leaves the container, unless a socket was mounted in.
-        (_, "unix-datagram-sendto") => true,
-        // LXC's filters deny a call by its name for every entry or for none.
-        (_, hole) if hole.contains("-int80") => true,
+        // No name that libseccomp knows stands for these at the 32-bit entry alone.
+        (_, "accept-int80" | "unix-stream-int80") => true,
         (Owner::Coi, _) => false,
-        (Owner::Foreign, hole) => hole.contains("-io-uring"),
+        (Owner::Foreign, hole) => hole.contains("-io-uring") || hole.contains("-int80"),
     };
     let wrong: Vec<_> =
         taken.holes().into_iter().filter(|hole| !known.contains(hole) || !may_be(hole)).collect();

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Code, Result};
 use crate::launch::{self, Container, DEFAULT_IMAGE, Outcome, Signals, Workspace};
-use crate::monitor::service::client;
+use crate::monitor::{seccomp::Entry, service::client};
 use crate::{incus, ui};
 
 /// Run one command in a new container that sees the workspace, watched from its first process on.
@@ -35,6 +35,26 @@ pub(super) struct Place {
     /// The directory to work on.
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     workspace: PathBuf,
+    /// Leave open what COI closes, since what goes through it is not seen as it should be.
+    #[arg(long, value_enum, value_name = "ENTRY", value_delimiter = ',')]
+    allow: Vec<EntryName>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EntryName {
+    /// io_uring; which files are opened and read through it is not seen.
+    IoUring,
+    /// 32-bit programs and int 0x80; which files are opened and read through it is not seen.
+    I386,
+}
+
+impl From<EntryName> for Entry {
+    fn from(name: EntryName) -> Self {
+        match name {
+            EntryName::IoUring => Self::IoUring,
+            EntryName::I386 => Self::I386,
+        }
+    }
 }
 
 impl Place {
@@ -42,7 +62,8 @@ impl Place {
     pub(super) async fn launch(&self, signals: &mut Signals) -> Result<Container> {
         let workspace = Workspace::open(&self.workspace)?;
         let (incus, daemon) = (incus::Client::from_env(), client::Client::from_env());
-        Ok(Container::launch(incus, daemon, &workspace, &self.image, signals).await?)
+        let open: Vec<_> = self.allow.iter().map(|&name| name.into()).collect();
+        Ok(Container::launch(incus, daemon, &workspace, &self.image, &open, signals).await?)
     }
 }
 

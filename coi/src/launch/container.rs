@@ -5,6 +5,7 @@ use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
 use super::{Error, Guest, Notices, Result, Signals, State, Workspace};
 use crate::incus::{self, Instance, Status};
+use crate::monitor::seccomp::Entry;
 use crate::monitor::service::api::{ActionTaken, Subject, WatchState};
 use crate::monitor::service::client;
 
@@ -38,6 +39,7 @@ impl Container {
         daemon: client::Client,
         workspace: &Workspace,
         image: &str,
+        open: &[Entry],
         signals: &mut Signals,
     ) -> Result<Self> {
         incus.server().await?;
@@ -45,7 +47,7 @@ impl Container {
             return Err(Error::NoImage { alias: image.to_owned(), have: incus.image_aliases().await? });
         }
         let daemon = daemon.ensure().await?;
-        let name = create(&incus, workspace, image, signals).await?;
+        let name = create(&incus, workspace, image, open, signals).await?;
         // From here on there is something to be removed, whatever happens.
         let uuid = incus.instance(&name).await.ok().and_then(|i| i.uuid().map(str::to_owned));
         match Self::begin(&incus, daemon, &name, uuid.clone(), workspace, signals).await {
@@ -118,6 +120,7 @@ async fn create(
     incus: &incus::Client,
     workspace: &Workspace,
     image: &str,
+    open: &[Entry],
     signals: &mut Signals,
 ) -> Result<String> {
     let profile = if incus.has_profile(PROFILE).await? { PROFILE } else { "default" };
@@ -128,7 +131,7 @@ async fn create(
             continue;
         }
         signals.check()?;
-        match incus.create(&spec(workspace, name.clone(), image, profile)).await {
+        match incus.create(&spec(workspace, name.clone(), image, profile, open)).await {
             Ok(()) => return Ok(name),
             Err(incus::Error::Exists { .. }) => {}
             Err(error) => return Err(error.into()),

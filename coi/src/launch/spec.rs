@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Workspace;
 use crate::incus::NewInstance;
+use crate::monitor::seccomp::{self, Entry};
 
 /// The image that is used unless another one is named.
 pub const DEFAULT_IMAGE: &str = "coi-default";
@@ -21,12 +22,18 @@ pub(super) const WORKSPACE_KEY: &str = "user.coi.workspace";
 /// The key that holds the image's alias, for `coi list`.
 pub(super) const IMAGE_KEY: &str = "user.coi.image";
 
-/// The container of a workspace.
+/// The container of a workspace, in which these entries into the kernel stay open.
 ///
 /// `shift` maps owners between host and container, for which the workspace's file system has to support
 /// idmapped mounts: ext4, xfs, btrfs, tmpfs and overlayfs do, NFS and most FUSE file systems do not, and
 /// Incus then refuses to start the container and says so.
-pub(super) fn spec(workspace: &Workspace, name: String, image: &str, profile: &str) -> NewInstance {
+pub(super) fn spec(
+    workspace: &Workspace,
+    name: String,
+    image: &str,
+    profile: &str,
+    open: &[Entry],
+) -> NewInstance {
     let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
     };
@@ -40,9 +47,7 @@ pub(super) fn spec(workspace: &Workspace, name: String, image: &str, profile: &s
             (IMAGE_KEY, image),
             // After a reboot Incus would start it before anything watches it.
             ("boot.autostart", "false"),
-            // What is asked for through io_uring is not seen as it should be. An error, not a kill: libuv asks for it
-            // and does without.
-            ("security.syscalls.deny", "io_uring_setup errno 38"),
+            (seccomp::DENY, &seccomp::policy(open)),
         ]),
         devices: BTreeMap::from([(
             "workspace".to_owned(),
@@ -63,7 +68,7 @@ mod tests {
     #[test]
     fn what_incus_is_asked_for() {
         let workspace = Workspace { path: "/home/ann/app".into(), uid: 1000, gid: 1000 };
-        let spec = spec(&workspace, "coi-1a2b3c4d-1".into(), DEFAULT_IMAGE, "default");
+        let spec = spec(&workspace, "coi-1a2b3c4d-1".into(), DEFAULT_IMAGE, "default", &[Entry::I386]);
         insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
     }
 }

@@ -12,5 +12,6 @@ pub mod pipeline;
 pub mod respond;
 pub mod rulefiles;
 pub mod rules;
+pub mod seccomp;
 pub mod sensor;
 pub mod service;

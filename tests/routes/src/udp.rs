@@ -86,16 +86,47 @@ pub(crate) const ROUTES: &[Route] = &[
     }),
     // A packet of its own making: an echo request. It takes CAP_NET_RAW.
     ("raw-sendto", |_| {
-        let to = SocketAddr::from((LOCALHOST, 0));
-        let request = low::bytes(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
-        let (socket, name) = (socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP), name(to));
-        let (data, len) = (request.as_ptr(), request.len());
-        Report::of(call!(Native, libc::SYS_sendto, socket, data, len, 0, name.at, name.len)).address(to)
+        raw(|socket, name| {
+            let request = low::bytes(ECHO);
+            let (data, len) = (request.as_ptr(), request.len());
+            call!(Native, libc::SYS_sendto, socket, data, len, 0, name.at, name.len)
+        })
+    }),
+    ("raw-sendmsg", |_| {
+        raw(|socket, name| {
+            let message = message_of(name, ECHO);
+            call!(Native, libc::SYS_sendmsg, socket, &raw const message, 0)
+        })
+    }),
+    ("raw-sendmmsg", |_| {
+        raw(|socket, name| {
+            let messages = [libc::mmsghdr { msg_hdr: message_of(name, ECHO), msg_len: 0 }];
+            call!(Native, libc::SYS_sendmmsg, socket, &raw const messages, 1, 0)
+        })
+    }),
+    ("raw-connect", |_| raw(connect)),
+    // A frame of its own making, to the loopback device.
+    ("packet-sendto", |_| {
+        let frame = low::bytes(&[0; 32]);
+        let to = low::place(libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: 0x88b5_u16.to_be(),
+            sll_ifindex: 1,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [0; 8],
+        });
+        let (socket, data, len) = (socket(libc::AF_PACKET, libc::SOCK_RAW, 0), frame.as_ptr(), frame.len());
+        let name_len = size_of::<libc::sockaddr_ll>();
+        Report::of(call!(Native, libc::SYS_sendto, socket, data, len, 0, &raw const *to, name_len))
     }),
 ];
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DATA: &[u8] = b"datagram";
+/// An echo request.
+const ECHO: &[u8] = &[8, 0, 0xf7, 0xff, 0, 0, 0, 0];
 
 fn connect(socket: i32, name: &Name) -> Result {
     call!(Native, libc::SYS_connect, socket, name.at, name.len)
@@ -118,9 +149,21 @@ fn act(send: impl FnOnce(&Name) -> Result) -> Report {
     Report::of(send(&name(address))).address(address)
 }
 
+/// A raw socket, and an address that has no port.
+fn raw(send: impl FnOnce(i32, &Name) -> Result) -> Report {
+    let to = SocketAddr::from((LOCALHOST, 0));
+    let socket = socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP);
+    Report::of(send(socket, &name(to))).address(to)
+}
+
 /// A message with an address.
 fn message(name: &Name) -> libc::msghdr {
-    let data = low::bytes(DATA);
+    message_of(name, DATA)
+}
+
+/// A message of this, with an address.
+pub(crate) fn message_of(name: &Name, data: &[u8]) -> libc::msghdr {
+    let data = low::bytes(data);
     let vector = low::place(libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() });
     libc::msghdr {
         msg_name: name.at as *mut _,

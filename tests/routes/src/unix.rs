@@ -9,6 +9,7 @@ use crate::net::{Name, socket};
 use crate::report::{Report, absolute};
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
+use crate::udp::message_of;
 use crate::uring::{self, Request, opcode};
 
 const CONNECT_32: i64 = 362;
@@ -49,6 +50,26 @@ pub(crate) const ROUTES: &[Route] = &[
         datagram(name, |to| {
             let data = low::bytes(b"datagram");
             call!(Native, libc::SYS_sendto, new_datagram(), data.as_ptr(), data.len(), 0, to.at, to.len)
+        })
+    }),
+    ("unix-datagram-sendto-abstract", |route| {
+        let address = SocketAddr::from_abstract_name(route).unwrap();
+        let _receiver = UnixDatagram::bind_addr(&address).unwrap();
+        let (to, data) = (name(&format!("\0{route}")), low::bytes(b"datagram"));
+        let socket = new_datagram();
+        let result = call!(Native, libc::SYS_sendto, socket, data.as_ptr(), data.len(), 0, to.at, to.len);
+        Report::of(result).text("path", format_args!("@{route}"))
+    }),
+    ("unix-datagram-sendmsg", |name| {
+        datagram(name, |to| {
+            let message = message_of(to, b"datagram");
+            call!(Native, libc::SYS_sendmsg, new_datagram(), &raw const message, 0)
+        })
+    }),
+    ("unix-datagram-sendmmsg", |name| {
+        datagram(name, |to| {
+            let messages = [libc::mmsghdr { msg_hdr: message_of(to, b"datagram"), msg_len: 0 }];
+            call!(Native, libc::SYS_sendmmsg, new_datagram(), &raw const messages, 1, 0)
         })
     }),
 ];

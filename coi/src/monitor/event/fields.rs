@@ -159,14 +159,15 @@ fields! {
     LinkRelayName, "coi.link.relay.name", Keyword, &[Link], "The last part of coi.link.relay.executable.";
     LinkRelayCommandLine, "coi.link.relay.command_line", Keyword, &[Link], "The relay's arguments joined by spaces.";
 
-    DestinationIp, "destination.ip", Ip, REMOTE, "The address at the other end of the connection, from the kernel's socket.";
+    DestinationIp, "destination.ip", Ip, REMOTE, "The address at the other end of the connection, from the kernel's socket unless coi.socket.as_passed is true.";
     DestinationPort, "destination.port", Integer, REMOTE, "The port at the other end of the connection.";
     SourceIp, "source.ip", Ip, &[Accept], "The peer of an accepted connection.";
     SourcePort, "source.port", Integer, &[Accept], "The peer's port of an accepted connection.";
     ServerIp, "server.ip", Ip, LOCAL, "The socket's own address.";
     ServerPort, "server.port", Integer, LOCAL, "The socket's own port.";
-    NetworkTransport, "network.transport", Keyword, &[Connect, Accept, Bind, Listen], "tcp, udp, or unix.";
+    NetworkTransport, "network.transport", Keyword, &[Connect, Accept, Bind, Listen], "tcp, udp, unix, or raw: packets of the process's own making.";
     SocketPath, "coi.socket.path", Keyword, &[Connect], "The path of an AF_UNIX address; an abstract one begins with @.";
+    SocketAsPassed, "coi.socket.as_passed", Boolean, &[Connect], "The address is what the caller passed: the call was refused, or it sent a datagram of AF_UNIX or a raw packet.";
 
     PassedIp, "coi.passed.ip", Ip, &[Mismatch], "The address in the caller's memory, when destination.ip is where the kernel connected to.";
     PassedPort, "coi.passed.port", Integer, &[Mismatch], "The port in the caller's memory, as coi.passed.ip.";

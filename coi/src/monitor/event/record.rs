@@ -94,6 +94,8 @@ pub enum Detail {
         path: Option<String>,
         /// 0, an error number, or `None` where the call had not returned.
         result: Option<i32>,
+        /// The address is what the caller passed.
+        as_passed: bool,
     },
     /// Link.
     Link(Box<LinkDetail>),
@@ -449,6 +451,10 @@ impl Record for Event {
                 _ => None,
             },
 
+            Field::SocketAsPassed => match self.detail {
+                Detail::Connection { as_passed, .. } => Some(Boolean(as_passed)),
+                _ => None,
+            },
             Field::ServerIp => Some(Value::Ip(self.local()?.0)),
             Field::ServerPort => number(self.local()?.1.into()),
             Field::PassedIp => Some(Value::Ip(self.passed()?.0)),

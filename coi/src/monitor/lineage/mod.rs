@@ -616,15 +616,23 @@ fn connection_detail(connection: Connection) -> Detail {
         Peer::Tcp(ip, port) => (Some((ip, port)), "tcp", None),
         Peer::Udp(ip, port) => (Some((ip, port)), "udp", None),
         Peer::Unix(path) => (None, "unix", Some(path)),
+        Peer::Raw(ip) => (ip.map(|ip| (ip, 0)), "raw", None),
     };
-    Detail::Connection { stdio: connection.stdio, remote, transport, path, result: connection.result }
+    Detail::Connection {
+        stdio: connection.stdio,
+        remote,
+        transport,
+        path,
+        result: connection.result,
+        as_passed: connection.as_passed,
+    }
 }
 
 fn local_detail(local: &Peer) -> Detail {
     match *local {
         Peer::Tcp(ip, port) => Detail::Local { local: (ip, port), transport: "tcp" },
         Peer::Udp(ip, port) => Detail::Local { local: (ip, port), transport: "udp" },
-        Peer::Unix(_) => Detail::None,
+        Peer::Unix(_) | Peer::Raw(_) => Detail::None,
     }
 }
 

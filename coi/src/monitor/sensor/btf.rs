@@ -259,6 +259,7 @@ impl Btf {
             regs_dx: at("pt_regs", "dx")?,
             regs_r10: at("pt_regs", "r10")?,
             regs_r8: at("pt_regs", "r8")?,
+            regs_r9: at("pt_regs", "r9")?,
             regs_orig_ax: at("pt_regs", "orig_ax")?,
             cred_cap_effective: at("cred", "cap_effective")?,
             fs_pwd: at("fs_struct", "pwd")?,

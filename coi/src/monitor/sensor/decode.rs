@@ -131,6 +131,8 @@ pub enum Peer {
     Udp(IpAddr, u16),
     /// AF_UNIX; an abstract address begins with `@`.
     Unix(String),
+    /// Packets of the process's own making; without an address if they are frames, or if it is not known.
+    Raw(Option<IpAddr>),
 }
 
 /// An opened file.
@@ -403,6 +405,8 @@ fn connection(header: &Header, rest: &[u8]) -> Option<Connection> {
             path if as_passed => text(path),
             path => self::path(header, path).text,
         })
+    } else if connect.protocol == wire::PROTOCOL_RAW {
+        Peer::Raw(if as_passed { passed.map(|(ip, _)| ip) } else { Some(address(&connect.peer)) })
     } else if let (true, Some((ip, port))) = (as_passed, passed) {
         Peer::Tcp(ip, port)
     } else {

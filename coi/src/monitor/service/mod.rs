@@ -2,7 +2,6 @@
 
 pub mod api;
 pub mod client;
-mod coverage;
 mod server;
 pub mod stream;
 mod watch;

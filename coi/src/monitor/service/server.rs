@@ -5,7 +5,7 @@
 //! [`super::api`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
@@ -48,7 +48,6 @@ use super::{
     Options,
     api::{ApiError, Hole, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
-    coverage,
     watch::Watching,
 };
 use crate::{
@@ -61,6 +60,7 @@ use crate::{
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
         rules::{RuleSet, recording},
+        seccomp,
         sensor::{Sensor, SensorError},
     },
 };
@@ -283,7 +283,7 @@ struct Found {
     responder: Box<dyn Responder>,
     ephemeral: bool,
     /// Its configuration in Incus; empty for a cgroup.
-    config: std::collections::BTreeMap<String, String>,
+    config: BTreeMap<String, String>,
 }
 
 impl Service {
@@ -360,7 +360,7 @@ impl Service {
             found.responder,
             found.ephemeral,
             log,
-            coverage::left(&self.holes, &found.config),
+            self.left_open(&found.config),
         ));
         let why = if request.respond {
             "armed; it is frozen and killed by the rules"
@@ -385,6 +385,13 @@ impl Service {
             }
         });
         Ok(watching.describe())
+    }
+
+    /// The sensor's holes, less those that an instance's configuration closes. What it was configured to be when its
+    /// watch began: who changes that and restarts it changes what is true.
+    fn left_open(&self, config: &BTreeMap<String, String>) -> Vec<Hole> {
+        let closed = seccomp::closed_holes(config);
+        self.holes.iter().filter(|hole| !closed.contains(&hole.id.as_str())).cloned().collect()
     }
 
     async fn find_container(&self, name: &str, request: &WatchRequest) -> Result<Found, Refusal> {
@@ -499,7 +506,7 @@ fn find_cgroup(path: &str, request: &WatchRequest, incus: &incus::Client) -> Res
         path,
         responder: Box::new(CgroupResponder),
         ephemeral: true,
-        config: std::collections::BTreeMap::new(),
+        config: BTreeMap::new(),
     })
 }
 
