@@ -241,6 +241,12 @@ pub struct Address {
 /// The size of a `struct sockaddr_in6`; of a `sockaddr_in` it is 16.
 pub const SOCKADDR: usize = 28;
 
+/// How long the tables of the 32-bit system calls are.
+pub const I386_CALLS: u32 = 544;
+
+/// Where in them the calls of socketcall(2) begin.
+pub const I386_SOCKETCALL: u32 = 512;
+
 /// In place of a protocol: a raw or packet socket, whose packets are of its own making. IPPROTO_RAW.
 pub const PROTOCOL_RAW: u32 = 255;
 
@@ -648,6 +654,10 @@ pub struct Offsets {
     pub regs_r10: u32,
     pub regs_r8: u32,
     pub regs_r9: u32,
+    pub regs_bx: u32,
+    pub regs_cx: u32,
+    pub regs_bp: u32,
+    pub task_thread_status: u32,
     pub regs_orig_ax: u32,
     pub cred_cap_effective: u32,
     pub fs_pwd: u32,

@@ -12,10 +12,9 @@ use aya_ebpf::{
 use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 
 use crate::{
+    call::Call,
     exec::bounded,
-    kernel::{argument0, argument1, argument2, argument3},
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name},
-    open::{number, result},
     ring::{self, Weight},
     scope::{self, Watched},
     task, wanted,
@@ -61,41 +60,48 @@ pub fn exit_change(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// What [`exit_change`] does.
 #[inline(always)]
-fn changed(ctx: &TracePointContext) -> Option<()> {
+pub fn changed(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    let result = result(ctx).filter(|result| matches!(*result, 0 | EPERM | EACCES | EROFS))?;
+    let result = call.result().filter(|result| matches!(*result, 0 | EPERM | EACCES | EROFS))?;
     if !wanted::kind(Kind::Change, &watched) {
         return None;
     }
-    let number = number(ctx);
     let name = |directory: i32, text: u64| Name { directory, text };
     // The affected name; and the old one, or what a symbolic link is to say.
-    let (affected, other) = match number {
-        SYS_RENAME | SYS_LINK => (name(AT_FDCWD, argument1()), Some(name(AT_FDCWD, argument0()))),
-        SYS_RENAMEAT | SYS_RENAMEAT2 | SYS_LINKAT => {
-            (name(argument2() as i32, argument3()), Some(name(argument0() as i32, argument1())))
+    let (affected, other) = match call.number() {
+        SYS_RENAME | SYS_LINK => (name(AT_FDCWD, call.argument(1)), Some(name(AT_FDCWD, call.argument(0)))),
+        SYS_RENAMEAT | SYS_RENAMEAT2 | SYS_LINKAT => (
+            name(call.argument(2) as i32, call.argument(3)),
+            Some(name(call.argument(0) as i32, call.argument(1))),
+        ),
+        SYS_SYMLINK => (name(AT_FDCWD, call.argument(1)), Some(name(NOWHERE, call.argument(0)))),
+        SYS_SYMLINKAT => {
+            (name(call.argument(1) as i32, call.argument(2)), Some(name(NOWHERE, call.argument(0))))
         }
-        SYS_SYMLINK => (name(AT_FDCWD, argument1()), Some(name(NOWHERE, argument0()))),
-        SYS_SYMLINKAT => (name(argument1() as i32, argument2()), Some(name(NOWHERE, argument0()))),
         SYS_UNLINKAT | SYS_MKDIRAT | SYS_FCHMODAT | SYS_FCHMODAT2 | SYS_FCHOWNAT => {
-            (name(argument0() as i32, argument1()), None)
+            (name(call.argument(0) as i32, call.argument(1)), None)
         }
-        SYS_FCHMOD | SYS_FCHOWN | SYS_FTRUNCATE => (name(argument0() as i32, 0), None),
-        _ => (name(AT_FDCWD, argument0()), None),
+        SYS_FCHMOD | SYS_FCHOWN | SYS_FTRUNCATE => (name(call.argument(0) as i32, 0), None),
+        _ => (name(AT_FDCWD, call.argument(0)), None),
     };
-    tell(&watched, number, result, affected, other)
+    tell(&watched, call, result, affected, other)
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, number: u32, result: i64, name: Name, other: Option<Name>) -> Option<()> {
+fn tell(watched: &Watched, call: &impl Call, result: i64, name: Name, other: Option<Name>) -> Option<()> {
     let record = CHANGES.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, Kind::Change, watched) };
-    record.body =
-        Change { syscall: number, result: result as i32, argument2: argument2(), ..Change::default() };
+    record.body = Change {
+        syscall: call.number(),
+        result: result as i32,
+        argument2: call.argument(2),
+        ..Change::default()
+    };
     if name.text != 0 {
         record.header.flags |= FLAG_PATH_AS_PASSED;
     }

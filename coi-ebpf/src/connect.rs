@@ -14,10 +14,10 @@ use coi_common::{
 };
 
 use crate::{
+    call::Call,
     exec::bounded,
-    kernel::{Structure, argument0, argument1, argument2, current, offset, pointer, read, syscall},
+    kernel::{Structure, argument1, argument2, current, offset, pointer, read, syscall},
     listen,
-    open::result,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -272,14 +272,15 @@ pub fn exit_connect(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// What [`exit_connect`] does.
 #[inline(always)]
-fn connected(ctx: &TracePointContext) -> Option<()> {
+pub fn connected(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    let result = result(ctx)?;
-    let (socket, sk) = stream::socket(stream::file(argument0())?)?;
+    let result = call.result()?;
+    let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     if family == AF_UNIX {
-        return unix(&watched, sk, result);
+        return unix(&watched, call, sk, result);
     }
     if family != AF_INET && family != AF_INET6 {
         return None;
@@ -329,7 +330,7 @@ unsafe fn passed(to: *mut u8) {
 
 /// The name of an AF_UNIX socket is taken from the socket at the other end: where its file is, or its abstract name.
 #[inline(always)]
-fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
+fn unix(watched: &Watched, call: &impl Call, sk: u64, result: i64) -> Option<()> {
     if !matches!(result, 0 | EINPROGRESS | EACCES | EPERM) {
         return None;
     }
@@ -366,10 +367,14 @@ fn unix(watched: &Watched, sk: u64, result: i64) -> Option<()> {
         if read == 0 { len } else { 0 }
     } else {
         record.header.flags |= FLAG_ADDRESS_AS_PASSED;
-        let len = bounded(argument2().saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
+        let len = bounded(call.argument(2).saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
         // SAFETY: as above.
         let read = unsafe {
-            bpf_probe_read_user(record.path.as_mut_ptr().cast(), len as u32, (argument1() + 2) as *const _)
+            bpf_probe_read_user(
+                record.path.as_mut_ptr().cast(),
+                len as u32,
+                (call.argument(1) + 2) as *const _,
+            )
         };
         if read == 0 { len } else { 0 }
     };

@@ -12,9 +12,10 @@ use coi_common::{
 };
 
 use crate::{
+    call::Call,
     kernel::{Structure, argument0, argument1, current, offset, read},
     name::{AT_FDCWD, Name},
-    open::{refused, result},
+    open::refused,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope, stream, task,
@@ -134,8 +135,8 @@ pub fn exit_execveat(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
-fn failed(ctx: &TracePointContext, name: impl FnOnce() -> Name) -> Option<()> {
-    let result = result(ctx).filter(|result| *result < 0)?;
+fn failed(call: &impl Call, name: impl FnOnce() -> Name) -> Option<()> {
+    let result = call.result().filter(|result| *result < 0)?;
     let watched = scope::watched()?;
     refused(&watched, Kind::ExecFailed, result, name())
 }

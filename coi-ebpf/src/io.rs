@@ -13,8 +13,8 @@ use aya_ebpf::{
 use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
-    kernel::{Structure, argument0, argument1, current, offset, pointer, read},
-    open::result,
+    call::Call,
+    kernel::{Structure, current, offset, pointer, read},
     path,
     ring::{self, Weight},
     scope::{self, Watched},
@@ -105,25 +105,26 @@ struct SumRecord {
 /// Costs, watched: 100 to 200 ns; else the scope's look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_read(ctx: TracePointContext) -> u32 {
-    let _ = was_read(&ctx, argument0);
+    let _ = was_read(&ctx, 0);
     0
 }
 
 /// After sendfile(2), whose source is the second argument. As [`exit_read`].
 #[tracepoint]
 pub fn exit_sendfile(ctx: TracePointContext) -> u32 {
-    let _ = was_read(&ctx, argument1);
+    let _ = was_read(&ctx, 1);
     0
 }
 
+/// What [`exit_read`] does; the file's descriptor is the argument at this place.
 #[inline(always)]
-fn was_read(ctx: &TracePointContext, fd: impl FnOnce() -> u64) -> Option<()> {
+pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
     let watched = scope::watched()?;
-    let bytes = result(ctx).filter(|bytes| *bytes > 0)? as u64;
+    let bytes = call.result().filter(|bytes| *bytes > 0)? as u64;
     if !wanted::kind(Kind::Read, &watched) {
         return None;
     }
-    let file = stream::file(fd())?;
+    let file = stream::file(call.argument(place))?;
     let inode = pointer(file + offset!(file_inode))?;
     if !stream::is_regular(inode) {
         return None;

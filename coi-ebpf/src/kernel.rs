@@ -101,7 +101,7 @@ pub fn current() -> Typed {
 
 /// The saved user registers of the acting task: at a system call's end they still hold its arguments.
 #[inline(always)]
-fn registers() -> Typed {
+pub fn registers() -> Typed {
     // SAFETY: the helper takes the current task as the one before it gives it.
     Typed(unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) } as *const u8)
 }

@@ -8,9 +8,9 @@ use aya_ebpf::{
 use coi_common::{Address, Header, Kind, Local};
 
 use crate::{
+    call::Call,
     connect::{self, Connection},
     kernel::{Structure, argument0, current, offset, read, syscall},
-    open::result,
     ring::{self, Weight},
     scope,
     scope::Watched,
@@ -131,10 +131,11 @@ pub fn exit_accept(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// What [`exit_accept`] does.
 #[inline(always)]
-fn accepted(ctx: &TracePointContext) -> Option<()> {
+pub fn accepted(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    let fd = result(ctx).filter(|fd| *fd >= 0)?;
+    let fd = call.result().filter(|fd| *fd >= 0)?;
     let (_, sk) = stream::socket(stream::file(fd as u64)?)?;
     let peer = stream::peer(sk);
     if peer.family != AF_INET && peer.family != AF_INET6 {

@@ -11,9 +11,11 @@
 #![no_main]
 #![feature(asm_experimental_arch, stmt_expr_attributes)]
 
+mod call;
 mod change;
 mod connect;
 mod exec;
+mod i386;
 mod io;
 mod kernel;
 mod listen;

@@ -13,9 +13,10 @@ use aya_ebpf::{
 use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Open};
 
 use crate::{
+    call::Call,
     exec::bounded,
     io,
-    kernel::{argument0, argument1, argument3, argument4, offset, pointer, read},
+    kernel::{offset, pointer, read},
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name},
     path::{self, PATH_MASK},
     ring::{self, Weight},
@@ -48,13 +49,6 @@ struct OpenRecord {
 #[map]
 static OPENS: PerCpuArray<OpenRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// What a system call gave back.
-#[inline(always)]
-pub fn result(ctx: &TracePointContext) -> Option<i64> {
-    // SAFETY: syscalls/sys_exit_*: `long ret` at 16; the verifier checks it against the context's size.
-    unsafe { ctx.read_at(16) }.ok()
-}
-
 /// After open(2), creat(2), openat(2), openat2(2) and open_by_handle_at(2). Costs, watched: some 150 ns to find that
 /// nobody wants it, one to two microseconds if somebody does. Linux 5.15 on.
 #[tracepoint]
@@ -65,12 +59,12 @@ pub fn exit_open(ctx: TracePointContext) -> u32 {
 
 /// What the caller calls the file.
 #[inline(always)]
-fn name(ctx: &TracePointContext) -> Name {
-    match number(ctx) {
-        SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: argument0() },
+fn name(call: &impl Call) -> Name {
+    match call.number() {
+        SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: call.argument(0) },
         // Its caller passes no name.
         SYS_OPEN_BY_HANDLE_AT => Name { directory: AT_FDCWD, text: 0 },
-        _ => Name { directory: argument0() as i32, text: argument1() },
+        _ => Name { directory: call.argument(0) as i32, text: call.argument(1) },
     }
 }
 
@@ -81,12 +75,13 @@ pub fn exit_mmap(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// What [`exit_open`] does.
 #[inline(always)]
-fn opened(ctx: &TracePointContext) -> Option<()> {
+pub fn opened(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    let result = result(ctx)?;
+    let result = call.result()?;
     if result < 0 {
-        return refused(&watched, Kind::Open, result, name(ctx));
+        return refused(&watched, Kind::Open, result, name(call));
     }
     let file = stream::file(result as u64)?;
     let inode = pointer(file + offset!(file_inode))?;
@@ -102,26 +97,21 @@ fn opened(ctx: &TracePointContext) -> Option<()> {
     {
         return None;
     }
-    tell(&watched, Kind::Open, file, inode, mode, name(ctx).text)
+    tell(&watched, Kind::Open, file, inode, mode, name(call).text)
 }
 
-/// Which system call has returned.
+/// What [`exit_mmap`] does.
 #[inline(always)]
-pub fn number(ctx: &TracePointContext) -> u32 {
-    // SAFETY: syscalls/sys_exit_*: `int __syscall_nr` at 8; the verifier checks it against the context's size.
-    unsafe { ctx.read_at(8) }.unwrap_or(u32::MAX)
-}
-
-#[inline(always)]
-fn mapped(ctx: &TracePointContext) -> Option<()> {
+pub fn mapped(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    if result(ctx)? < 0 && result(ctx)? > -4096 || argument3() & MAP_ANONYMOUS != 0 {
+    let result = call.result()?;
+    if result < 0 && result > -4096 || call.argument(3) & MAP_ANONYMOUS != 0 {
         return None;
     }
     if !wanted::kind(Kind::Map, &watched) {
         return None;
     }
-    let file = stream::file(argument4())?;
+    let file = stream::file(call.argument(4))?;
     let inode = pointer(file + offset!(file_inode))?;
     if !stream::is_regular(inode) || !io::in_workspace(&watched, file, inode).0 {
         return None;

@@ -4,8 +4,7 @@ use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use coi_common::{Header, Kind, Redirect};
 
 use crate::{
-    kernel::argument1,
-    open::result,
+    call::Call,
     ring::{self, Weight},
     scope, stream, task,
 };
@@ -31,17 +30,23 @@ pub fn exit_dup(ctx: TracePointContext) -> u32 {
 /// After fcntl(2) with F_DUPFD. As [`exit_dup`].
 #[tracepoint]
 pub fn exit_fcntl(ctx: TracePointContext) -> u32 {
-    if let Some(0..=2) = result(&ctx)
-        && matches!(argument1(), F_DUPFD | F_DUPFD_CLOEXEC)
-    {
-        let _ = duplicated(&ctx);
-    }
+    let _ = duplicated_by_fcntl(&ctx);
     0
 }
 
+/// What [`exit_fcntl`] does.
 #[inline(always)]
-fn duplicated(ctx: &TracePointContext) -> Option<()> {
-    let fd = result(ctx).filter(|fd| (0..=2).contains(fd))?;
+pub fn duplicated_by_fcntl(call: &impl Call) -> Option<()> {
+    if !matches!(call.result()?, 0..=2) || !matches!(call.argument(1), F_DUPFD | F_DUPFD_CLOEXEC) {
+        return None;
+    }
+    duplicated(call)
+}
+
+/// What [`exit_dup`] does.
+#[inline(always)]
+pub fn duplicated(call: &impl Call) -> Option<()> {
+    let fd = call.result().filter(|fd| (0..=2).contains(fd))?;
     let watched = scope::watched()?;
     stream::socket(stream::file(fd as u64)?)?;
     ring::send_in_place(

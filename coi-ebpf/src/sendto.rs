@@ -15,9 +15,9 @@ use coi_common::{
 };
 
 use crate::{
+    call::Call,
     exec::bounded,
-    kernel::{Structure, argument0, argument1, argument4, argument5, current, offset, read},
-    open::result,
+    kernel::{Structure, current, offset, read},
     ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6, AF_PACKET, AF_UNIX},
@@ -32,8 +32,6 @@ const EACCES: i64 = -13;
 const NAME: usize = 108;
 /// Bounds its length.
 const NAME_MASK: u64 = 127;
-/// `struct msghdr`: where `msg_namelen` is; `msg_name` is at its beginning.
-const MSG_NAMELEN: u64 = 8;
 /// To whom a process has sent.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -69,41 +67,45 @@ static DATAGRAMS: PerCpuArray<DatagramRecord> = PerCpuArray::with_max_entries(1,
 /// After sendto(2). Costs, watched: some 50 ns unless the socket is one of these. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_sendto(ctx: TracePointContext) -> u32 {
-    if let Some(sender) = sender(&ctx) {
-        let _ = sent(&sender, argument4(), argument5());
-    }
+    let _ = sent(&ctx);
     0
 }
 
-/// After sendmsg(2). As [`exit_sendto`].
+/// After sendmsg(2), and after sendmmsg(2), in which the first message comes first. As [`exit_sendto`].
 #[tracepoint]
 pub fn exit_sendmsg(ctx: TracePointContext) -> u32 {
-    if let Some(sender) = sender(&ctx) {
-        let _ = message(&sender, argument1());
-    }
-    0
-}
-
-/// After sendmmsg(2): where its first message went. As [`exit_sendto`].
-#[tracepoint]
-pub fn exit_sendmmsg(ctx: TracePointContext) -> u32 {
-    if let Some(sender) = sender(&ctx) {
-        // Its first member is the message itself.
-        let _ = message(&sender, argument1());
-    }
+    let _ = sent_message(&ctx);
     0
 }
 
 /// After sendmmsg(2), if it sent more than one message: that there were more, to where is not known. A program of its
 /// own, since older verifiers do not take both in one. As [`exit_sendto`].
 #[tracepoint]
-pub fn exit_sendmmsg_more(ctx: TracePointContext) -> u32 {
-    if let Some(sender) = sender(&ctx)
-        && sender.result > 1
-    {
-        let _ = address(&sender, 0, 0);
-    }
+pub fn exit_sendmmsg(ctx: TracePointContext) -> u32 {
+    let _ = sent_more(&ctx);
     0
+}
+
+/// What [`exit_sendto`] does.
+#[inline(always)]
+pub fn sent(call: &impl Call) -> Option<()> {
+    let sender = sender(call)?;
+    sent_to(&sender, call.argument(4), call.argument(5))
+}
+
+/// What [`exit_sendmsg`] does.
+#[inline(always)]
+pub fn sent_message(call: &impl Call) -> Option<()> {
+    let sender = sender(call)?;
+    let (name, len) = call.message(call.argument(1))?;
+    sent_to(&sender, name, len)
+}
+
+/// What [`exit_sendmmsg`] does.
+#[inline(always)]
+pub fn sent_more(call: &impl Call) -> Option<()> {
+    let sender = sender(call).filter(|sender| sender.result > 1)?;
+    address(&sender, 0, 0)
 }
 
 /// Who sends through what.
@@ -116,10 +118,10 @@ struct Sender {
 
 /// The acting task, if it has sent something through one of these sockets, or was not allowed to.
 #[inline(always)]
-fn sender(ctx: &TracePointContext) -> Option<Sender> {
+fn sender(call: &impl Call) -> Option<Sender> {
     let watched = scope::watched()?;
-    let result = result(ctx).filter(|result| *result >= 0 || matches!(*result, EPERM | EACCES))?;
-    let (socket, sk) = stream::socket(stream::file(argument0())?)?;
+    let result = call.result().filter(|result| *result >= 0 || matches!(*result, EPERM | EACCES))?;
+    let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     let kind: u16 = read(socket + offset!(socket_type))?;
     let told = match family {
@@ -131,23 +133,9 @@ fn sender(ctx: &TracePointContext) -> Option<Sender> {
     told.then_some(Sender { watched, sk, family, result })
 }
 
-/// One message with a header in the caller's memory.
-#[inline(always)]
-fn message(sender: &Sender, header: u64) -> Option<()> {
-    sent(sender, from_user::<u64>(header)?, u64::from(from_user::<u32>(header + MSG_NAMELEN)?))
-}
-
-#[inline(always)]
-fn from_user<T: Copy + Default>(from: u64) -> Option<T> {
-    let mut to = T::default();
-    // SAFETY: room for one T, a plain number; the helper checks the other address itself.
-    let read = unsafe { bpf_probe_read_user((&raw mut to).cast(), size_of::<T>() as u32, from as *const _) };
-    (read == 0).then_some(to)
-}
-
 /// Something was sent to the address at `name`; to where the socket is connected if there is none.
 #[inline(always)]
-fn sent(sender: &Sender, name: u64, len: u64) -> Option<()> {
+fn sent_to(sender: &Sender, name: u64, len: u64) -> Option<()> {
     if name == 0 || len < 2 {
         return None;
     }

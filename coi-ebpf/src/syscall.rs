@@ -4,7 +4,7 @@
 //! what lies in the caller's memory when the call returns.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str},
+    helpers::generated::bpf_probe_read_user_str,
     macros::{map, tracepoint},
     maps::PerCpuArray,
     programs::TracePointContext,
@@ -12,9 +12,8 @@ use aya_ebpf::{
 use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, Header, Kind, PATH_KEPT, Syscall};
 
 use crate::{
+    call::{Call, user},
     exec::bounded,
-    kernel::{argument0, argument1, argument2, argument3},
-    open::result,
     path::{PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -43,75 +42,92 @@ static SYSCALLS: PerCpuArray<SyscallRecord> = PerCpuArray::with_max_entries(1, 0
 /// After a rare call none of whose arguments is a text. Costs others nothing but the attachment. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_rare(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, || 0);
+    let _ = told(&ctx, None);
     0
 }
 
 /// After a rare call whose first argument is a text. As [`exit_rare`].
 #[tracepoint]
 pub fn exit_rare_text0(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, argument0);
+    let _ = told(&ctx, Some(0));
     0
 }
 
 /// After a rare call whose second argument is a text. As [`exit_rare`].
 #[tracepoint]
 pub fn exit_rare_text1(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, argument1);
+    let _ = told(&ctx, Some(1));
     0
 }
 
 /// After move_mount(2), whose fourth argument is a text. As [`exit_rare`].
 #[tracepoint]
 pub fn exit_rare_text3(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, argument3);
+    let _ = told(&ctx, Some(3));
     0
 }
 
 /// After ptrace(2): only what takes a process over, not every look into it. As [`exit_rare`].
 #[tracepoint]
 pub fn exit_ptrace(ctx: TracePointContext) -> u32 {
-    if matches!(argument0(), PTRACE_TRACEME | PTRACE_ATTACH | PTRACE_SEIZE) {
-        let _ = told(&ctx, || 0);
-    }
+    let _ = traced(&ctx);
     0
 }
 
 /// After clone(2), if it makes namespaces. Costs others the attachment. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_clone(ctx: TracePointContext) -> u32 {
-    // It returns twice; the child's own 0 says nothing more.
-    if argument0() & NEW_NAMESPACES != 0 && result(&ctx) != Some(0) {
-        let _ = told(&ctx, || 0);
-    }
+    let _ = cloned(&ctx);
     0
 }
 
 /// After clone3(2), whose flags are in memory. As [`exit_clone`].
 #[tracepoint]
 pub fn exit_clone3(ctx: TracePointContext) -> u32 {
-    if result(&ctx) == Some(0) {
-        return 0;
-    }
-    let Some(watched) = scope::watched() else { return 0 };
-    let mut flags = 0u64;
-    // SAFETY: room for the number; the helper checks the address itself.
-    let read = unsafe { bpf_probe_read_user((&raw mut flags).cast(), 8, argument0() as *const _) };
-    if read == 0 && flags & NEW_NAMESPACES != 0 {
-        let _ = tell(&ctx, &watched, 0, flags);
-    }
+    let _ = cloned3(&ctx);
     0
 }
 
+/// What [`exit_ptrace`] does.
 #[inline(always)]
-fn told(ctx: &TracePointContext, text: impl FnOnce() -> u64) -> Option<()> {
+pub fn traced(call: &impl Call) -> Option<()> {
+    if !matches!(call.argument(0), PTRACE_TRACEME | PTRACE_ATTACH | PTRACE_SEIZE) {
+        return None;
+    }
+    told(call, None)
+}
+
+/// What [`exit_clone`] does.
+#[inline(always)]
+pub fn cloned(call: &impl Call) -> Option<()> {
+    // It returns twice; the child's own 0 says nothing more.
+    if call.argument(0) & NEW_NAMESPACES == 0 || call.result()? == 0 {
+        return None;
+    }
+    told(call, None)
+}
+
+/// What [`exit_clone3`] does.
+#[inline(always)]
+pub fn cloned3(call: &impl Call) -> Option<()> {
+    if call.result()? == 0 {
+        return None;
+    }
     let watched = scope::watched()?;
-    tell(ctx, &watched, text(), argument0())
+    let flags = user::<u64>(call.argument(0)).filter(|flags| flags & NEW_NAMESPACES != 0)?;
+    tell(call, &watched, 0, flags)
+}
+
+/// What [`exit_rare`] and its kin do; the argument at this place is a text.
+#[inline(always)]
+pub fn told(call: &impl Call, text: Option<u32>) -> Option<()> {
+    let watched = scope::watched()?;
+    tell(call, &watched, text.map_or(0, |place| call.argument(place)), call.argument(0))
 }
 
 #[inline(always)]
-fn tell(ctx: &TracePointContext, watched: &Watched, text: u64, first: u64) -> Option<()> {
-    let result = result(ctx)?;
+fn tell(call: &impl Call, watched: &Watched, text: u64, first: u64) -> Option<()> {
+    let result = call.result()?;
     // There is no such call here, or it is closed: nothing happened.
     if result == ENOSYS || !wanted::kind(Kind::Syscall, watched) {
         return None;
@@ -137,11 +153,10 @@ fn tell(ctx: &TracePointContext, watched: &Watched, text: u64, first: u64) -> Op
         }
     }
     record.body = Syscall {
-        // SAFETY: syscalls/sys_exit_*: `int __syscall_nr` at 8; the verifier checks it against the context's size.
-        number: unsafe { ctx.read_at(8) }.ok()?,
+        number: call.number(),
         text_len: text_len as u32,
         result,
-        arguments: [first, argument1(), argument2(), argument3()],
+        arguments: [first, call.argument(1), call.argument(2), call.argument(3)],
     };
     let len = size_of::<Header>() + size_of::<Syscall>() + bounded(text_len, PATH_MASK) as usize;
     // SAFETY: `len` is at most the record's size, and what is unread of the text is an older record's bytes.

@@ -152,7 +152,7 @@ impl Failure {
             Self::Monitor(error) => of_monitor(error),
             Self::Recording { .. } => Code::FAILURE,
             Self::Usage(_) => Code::USAGE,
-            Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
+            Self::Rules(RuleFilesError::Read { .. } | RuleFilesError::Config { .. }) => Code::FAILURE,
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod cgroup;
 pub mod event;
 mod filter;
+mod i386;
 pub mod lineage;
 pub mod pipeline;
 pub mod respond;

@@ -10,8 +10,10 @@ use std::{
 };
 
 use jiff::Zoned;
+use serde::Deserialize;
 
 use super::rules::{Overrides, RuleError, RuleSet, Source, builtin_sources};
+use super::sensor;
 
 const SYSTEM_RULES: &str = "/etc/coi/rules.d";
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
@@ -26,6 +28,14 @@ pub enum RuleFilesError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// The configuration is wrong.
+    #[error("the configuration in {} is wrong: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
     },
     /// Rules are wrong.
     #[error("{}", Summary(.0))]
@@ -72,6 +82,24 @@ pub fn load_with(
     };
     let overrides = Overrides::parse(&read(config)?).map_err(RuleFilesError::Wrong)?;
     rules.with(&overrides).map_err(RuleFilesError::Wrong)
+}
+
+/// How the sensor is to work on this machine. `config` stands in for the system's own configuration file.
+pub fn sensor_options(config: Option<&Path>) -> Result<sensor::Options, RuleFilesError> {
+    #[derive(Default, Deserialize)]
+    struct Config {
+        /// `[rules]` is read with the rules.
+        #[serde(default)]
+        sensor: sensor::Options,
+    }
+    let path = match config {
+        Some(config) => config,
+        None if !Path::new(SYSTEM_CONFIG).exists() => return Ok(sensor::Options::default()),
+        None => Path::new(SYSTEM_CONFIG),
+    };
+    let config: Result<Config, _> = toml::from_str(&read(path)?.text);
+    let wrong = |source| RuleFilesError::Config { path: path.to_owned(), source: Box::new(source) };
+    Ok(config.map_err(wrong)?.sensor)
 }
 
 /// The rule files of a directory, by name; or the one that is named.

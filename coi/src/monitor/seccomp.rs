@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::i386::{self, Name};
+
 /// The key of an Incus instance for calls that are denied, one on a line, in LXC's words.
 pub const DENY: &str = "security.syscalls.deny";
 
@@ -30,103 +32,6 @@ pub enum Entry {
     I386,
 }
 
-/// The 32-bit calls by which something is done that COI watches: all that a program of the monitor is attached to,
-/// and their forms that only this entry has. Not here are socket calls but for socketcall(2): libseccomp knows them at
-/// this entry by numbers of its own only, and LXC passes those over. Incus denies the others everywhere.
-const CALLS: &[&str] = &[
-    "add_key",
-    "bpf",
-    "chmod",
-    "chown",
-    "chown32",
-    "chroot",
-    "clone",
-    "clone3",
-    "copy_file_range",
-    "creat",
-    "dup",
-    "dup2",
-    "dup3",
-    "execve",
-    "execveat",
-    "fchmod",
-    "fchmodat",
-    "fchmodat2",
-    "fchown",
-    "fchown32",
-    "fchownat",
-    "fcntl",
-    "fcntl64",
-    "fsmount",
-    "fsopen",
-    "ftruncate",
-    "ftruncate64",
-    "io_uring_enter",
-    "io_uring_register",
-    "keyctl",
-    "lchown",
-    "lchown32",
-    "link",
-    "linkat",
-    "memfd_create",
-    "mkdir",
-    "mkdirat",
-    "mmap",
-    "mmap2",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "open",
-    "openat",
-    "openat2",
-    "open_tree",
-    "perf_event_open",
-    "pidfd_getfd",
-    "pivot_root",
-    "pread64",
-    "preadv",
-    "preadv2",
-    "process_vm_readv",
-    "process_vm_writev",
-    "ptrace",
-    "read",
-    "readv",
-    "rename",
-    "renameat",
-    "renameat2",
-    "request_key",
-    "rmdir",
-    "sendfile",
-    "sendfile64",
-    "setns",
-    "socketcall",
-    "splice",
-    "symlink",
-    "symlinkat",
-    "truncate",
-    "truncate64",
-    "umount",
-    "umount2",
-    "unlink",
-    "unlinkat",
-    "unshare",
-    "userfaultfd",
-];
-
-/// Those that the native entry has not: a condition is not needed for them.
-const ONLY_I386: &[&str] = &[
-    "chown32",
-    "fchown32",
-    "fcntl64",
-    "ftruncate64",
-    "lchown32",
-    "mmap2",
-    "sendfile64",
-    "socketcall",
-    "truncate64",
-    "umount",
-];
-
 impl Entry {
     /// All of them.
     const ALL: [Self; 2] = [Self::IoUring, Self::I386];
@@ -143,7 +48,7 @@ impl Entry {
     fn lines(self) -> Vec<String> {
         match self {
             Self::IoUring => vec![format!("io_uring_setup {ENOSYS}")],
-            Self::I386 => CALLS.iter().map(|&call| i386(call)).collect(),
+            Self::I386 => i386_lines().into_iter().collect(),
         }
     }
 
@@ -159,12 +64,15 @@ pub fn closed_holes(config: &BTreeMap<String, String>) -> Vec<&'static str> {
     Entry::ALL.into_iter().filter(|entry| entry.is_closed(config)).map(Entry::hole).collect()
 }
 
-fn i386(call: &str) -> String {
-    if ONLY_I386.contains(&call) {
-        format!("{call} {ENOSYS}")
-    } else {
-        format!("{call} {ENOSYS} {AT_THE_I386_ENTRY}")
-    }
+/// Socket calls are left but for socketcall(2): they have no names that LXC could deny.
+fn i386_lines() -> BTreeSet<String> {
+    let lines = i386::CALLS.iter().filter_map(|call| match call.name {
+        // There is a line for every entry already.
+        Name::Shared("io_uring_setup") | Name::None => None,
+        Name::Shared(name) => Some(format!("{name} {ENOSYS} {AT_THE_I386_ENTRY}")),
+        Name::Own(name) => Some(format!("{name} {ENOSYS}")),
+    });
+    lines.collect()
 }
 
 /// A value for [`DENY`] that closes all entries but those that shall stay `open`.

@@ -22,6 +22,7 @@ use aya::{
 pub use btf::BtfError;
 use coi_common::{CGROUP_PATH, Control, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
 pub use programs::AttachError;
+use serde::Deserialize;
 
 use self::decode::{Body, RawEvent};
 use crate::monitor::service::api::Hole;
@@ -75,6 +76,14 @@ impl From<MapError> for SensorError {
     fn from(error: MapError) -> Self {
         Self::Map(Box::new(error))
     }
+}
+
+/// What the sensor is to do beyond what it always does: the table `[sensor]` of the configuration file.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// See the 32-bit system calls. It costs every system call of the machine something.
+    pub i386: bool,
 }
 
 /// The loaded programs. They are gone when this is dropped.
@@ -134,12 +143,12 @@ pub struct Filter {
 
 impl Sensor {
     /// Loads the programs and attaches them. Nothing is watched yet.
-    pub fn load() -> Result<Self, SensorError> {
+    pub fn load(options: Options) -> Result<Self, SensorError> {
         let offsets = WireOffsets(btf::Btf::of_this_kernel()?.offsets()?);
         programs::ensure_tracefs()?;
         programs::check_fields()?;
         let mut ebpf = EbpfLoader::new().override_global("OFFSETS", &offsets, true).load(OBJECT)?;
-        let (programs, holes) = programs::attach(&mut ebpf)?;
+        let (programs, holes) = programs::attach(&mut ebpf, options.i386)?;
         Ok(Self {
             priority: RingBuf::try_from(take(&mut ebpf, "PRIORITY")?)?,
             bulk: RingBuf::try_from(take(&mut ebpf, "BULK")?)?,

@@ -1,6 +1,7 @@
 //! Which kernel program is attached where, and what is not seen without it.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::{Array, MapError, ProgramArray},
     programs::{
         CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, RawTracePoint, TracePoint,
         trace_point::TracePointError,
@@ -16,6 +18,7 @@ use aya::{
 
 use crate::monitor::{
     cgroup::{self, CgroupError},
+    i386,
     service::api::Hole,
 };
 
@@ -151,12 +154,12 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
         &["raw-sendmsg", "unix-datagram-sendmsg"],
     ),
     optional(
-        "exit_sendmmsg",
+        "exit_sendmsg",
         syscall("sys_exit_sendmmsg"),
         UNHOOKED,
         &["raw-sendmmsg", "unix-datagram-sendmmsg"],
     ),
-    optional("exit_sendmmsg_more", syscall("sys_exit_sendmmsg"), UNHOOKED, &[]),
+    optional("exit_sendmmsg", syscall("sys_exit_sendmmsg"), UNHOOKED, &[]),
     optional("uring_submit", Hook::Raw("io_uring_submit_req"), "what is asked of io_uring", &["io-uring"]),
     change("sys_exit_unlink"),
     change("sys_exit_rmdir"),
@@ -219,6 +222,9 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     needed("cgroup_mkdir", Hook::Tracepoint("cgroup", "cgroup_mkdir")),
 ];
 
+/// What is attached for the 32-bit system calls.
+const EXIT_I386: Attachment = needed("exit_i386", Hook::Raw("sys_exit"));
+
 const UNHOOKED: &str = "where datagrams of AF_UNIX and packets of raw sockets go";
 const UDP: &[&str] = &["udp-connect", "udp-sendto", "udp-sendmsg", "udp-sendmmsg"];
 
@@ -236,6 +242,8 @@ struct Known {
     what: &'static str,
     why: &'static str,
     routes: &'static [&'static str],
+    /// The programs for the 32-bit system calls see it.
+    i386: bool,
 }
 
 /// What cannot be seen with these programs on any kernel, as far as it is known. The list grows and shrinks
@@ -243,6 +251,7 @@ struct Known {
 const KNOWN_HOLES: &[Known] = &[
     Known {
         id: "int80",
+        i386: true,
         what: "files opened, read, renamed and the like, rare system calls, accepts and redirections by int 0x80 (32-bit entry)",
         why: "this entry passes no system call tracepoint; execs, connections, datagrams, binds and listening by it are seen",
         routes: &[
@@ -272,12 +281,14 @@ const KNOWN_HOLES: &[Known] = &[
     },
     Known {
         id: "int80-sockets",
+        i386: true,
         what: "connections accepted, and connections and datagrams over AF_UNIX, by int 0x80 (32-bit entry)",
         why: "this entry passes no system call tracepoint, and libseccomp cannot close these calls by their names",
         routes: &["accept-int80", "unix-stream-int80"],
     },
     Known {
         id: "io-uring",
+        i386: false,
         what: "what exactly is opened, read and changed through io_uring",
         why: "a request passes a tracepoint that says only of what kind it is; connections and datagrams by it are seen. \
               COI closes io_uring in its own containers",
@@ -300,12 +311,14 @@ const KNOWN_HOLES: &[Known] = &[
     },
     Known {
         id: "mmap-bytes",
+        i386: false,
         what: "bytes read by mmap",
         why: "a page fault passes no tracepoint that says which file; opening and mapping the file are seen",
         routes: &["mmap-read"],
     },
     Known {
         id: "private-relay",
+        i386: false,
         what: "a relay that holds both ends privately and is not known by name",
         why: "a coding agent that runs shells over pipes looks the same; see the rule reverse-shell-relay",
         routes: &[],
@@ -387,13 +400,20 @@ pub(super) fn check_fields() -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Loads and attaches everything; gives the names of what is attached, and the holes.
-pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(Vec<String>, Vec<Hole>), AttachError> {
+/// Loads and attaches everything, the dear programs for the 32-bit system calls only if they are asked for; gives the
+/// names of what is attached, and the holes.
+pub(super) fn attach(ebpf: &mut Ebpf, i386: bool) -> Result<(Vec<String>, Vec<Hole>), AttachError> {
+    let mut known: Vec<_> = KNOWN_HOLES.iter().collect();
+    if i386 {
+        // Before anything is in scope, as all that is attached.
+        fill_i386(ebpf)?;
+        known.retain(|hole| !hole.i386);
+    }
     let mut attached = Vec::new();
     let mut holes = Vec::new();
     let mut loaded = std::collections::HashSet::new();
     let root = cgroup::mount_point()?;
-    for attachment in ATTACHMENTS {
+    for attachment in i386.then_some(&EXIT_I386).into_iter().chain(ATTACHMENTS) {
         let program = attachment.program;
         let outcome = attach_one(ebpf, attachment, &root, loaded.insert(program));
         let hook = attachment.hook.to_string();
@@ -418,13 +438,51 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(Vec<String>, Vec<Hole>), Attach
             }
         }
     }
-    holes.extend(KNOWN_HOLES.iter().map(|hole| Hole {
+    holes.extend(known.into_iter().map(|hole| Hole {
         id: hole.id.to_owned(),
         what: hole.what.to_owned(),
         why: hole.why.to_owned(),
         routes: owned(hole.routes),
     }));
     Ok((attached, holes))
+}
+
+/// Loads the programs for the 32-bit system calls, and says which is for which. The tables stay with the object: without
+/// a descriptor that holds it, the kernel empties a table of programs.
+fn fill_i386(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    let refused = |source: ProgramError, program| AttachError::Refused {
+        program,
+        hook: EXIT_I386.hook.to_string(),
+        source: Box::new(source),
+    };
+    let mut loaded = HashMap::new();
+    for call in i386::CALLS {
+        let name = call.program;
+        if loaded.contains_key(name) {
+            continue;
+        }
+        let program = ebpf.program_mut(name).ok_or(AttachError::Missing { program: name })?;
+        let program: &mut RawTracePoint = program.try_into().map_err(|error| refused(error, name))?;
+        program.load().map_err(|error| refused(error, name))?;
+        let fd = program.fd().map_err(|error| refused(error, name))?;
+        let fd = fd.try_clone().map_err(|error| refused(ProgramError::IOError(error), name))?;
+        loaded.insert(name, fd);
+    }
+    let unset = |error: MapError| refused(error.into(), EXIT_I386.program);
+    let missing = |program| AttachError::Missing { program };
+    let native = ebpf.map_mut("NATIVE").ok_or_else(|| missing("NATIVE"))?;
+    let mut native = Array::<_, u32>::try_from(native).map_err(unset)?;
+    for call in i386::CALLS {
+        native.set(call.number, call.native as u32, 0).map_err(unset)?;
+    }
+    let entries = ebpf.map_mut("ENTRIES").ok_or_else(|| missing("ENTRIES"))?;
+    let mut entries = ProgramArray::try_from(entries).map_err(unset)?;
+    for call in i386::CALLS {
+        if let Some(fd) = loaded.get(call.program) {
+            entries.set(call.number, fd, 0).map_err(unset)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_no_syscall(error: &ProgramError) -> bool {

@@ -170,7 +170,7 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
     let set = Arc::new(rulefiles::load(rules, config)?);
-    let sensor = Sensor::load()?;
+    let sensor = Sensor::load(rulefiles::sensor_options(config)?)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = in_force(&set);
     let (pipeline, thread) = pipeline::start(sensor, set)?;

@@ -1,0 +1,58 @@
+//! A system call that has returned, whichever entry it came by.
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::TracePointContext};
+
+use crate::kernel::{argument0, argument1, argument2, argument3, argument4, argument5};
+
+/// What programs ask of a call.
+pub trait Call {
+    /// What it gave back.
+    fn result(&self) -> Option<i64>;
+    /// Its number on x86-64.
+    fn number(&self) -> u32;
+    /// Its arguments by their places, 0 to 5.
+    fn argument(&self, place: u32) -> u64;
+    /// The address in a `struct msghdr` of the caller's memory, and its length.
+    fn message(&self, header: u64) -> Option<(u64, u64)>;
+}
+
+/// A native call, at its tracepoint `syscalls/sys_exit_*`.
+impl Call for TracePointContext {
+    #[inline(always)]
+    fn result(&self) -> Option<i64> {
+        // SAFETY: `long ret` at 16; the verifier checks it against the context's size.
+        unsafe { self.read_at(16) }.ok()
+    }
+
+    #[inline(always)]
+    fn number(&self) -> u32 {
+        // SAFETY: `int __syscall_nr` at 8; as above.
+        unsafe { self.read_at(8) }.unwrap_or(u32::MAX)
+    }
+
+    #[inline(always)]
+    fn argument(&self, place: u32) -> u64 {
+        match place {
+            0 => argument0(),
+            1 => argument1(),
+            2 => argument2(),
+            3 => argument3(),
+            4 => argument4(),
+            _ => argument5(),
+        }
+    }
+
+    #[inline(always)]
+    fn message(&self, header: u64) -> Option<(u64, u64)> {
+        Some((user::<u64>(header)?, u64::from(user::<u32>(header + 8)?)))
+    }
+}
+
+/// Reads a number of the caller's memory.
+#[inline(always)]
+pub fn user<T: Copy + Default>(from: u64) -> Option<T> {
+    let mut to = T::default();
+    // SAFETY: room for one T, a plain number; the helper checks the other address itself.
+    let read = unsafe { bpf_probe_read_user((&raw mut to).cast(), size_of::<T>() as u32, from as *const _) };
+    (read == 0).then_some(to)
+}
