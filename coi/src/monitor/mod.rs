@@ -5,12 +5,15 @@
 
 pub mod audit;
 pub mod cgroup;
+pub mod counts;
 pub mod event;
 mod filter;
 pub mod lineage;
 pub mod pipeline;
+mod priority;
 pub mod respond;
 pub mod rulefiles;
 pub mod rules;
 pub mod sensor;
 pub mod service;
+pub mod viewers;

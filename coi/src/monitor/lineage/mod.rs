@@ -159,7 +159,7 @@ impl Lineage {
     pub fn apply(&mut self, raw: RawEvent, context: &Context<'_>, events: &mut Vec<Event>) {
         let RawEvent { header, body } = raw;
         if let Body::Loss { kind, count, throttled } = body {
-            let kind = wire_kind(kind).map_or("cgroup", EventKind::name);
+            let kind = EventKind::of_record(kind).map_or("cgroup", EventKind::name);
             events.push(Event {
                 kind: EventKind::Loss,
                 time: header.time,
@@ -581,29 +581,6 @@ fn unknown(key: ProcessKey) -> Process {
         args_unreadable: true,
         ancestors: Arc::from([]),
     }
-}
-
-fn wire_kind(kind: coi_common::Kind) -> Option<EventKind> {
-    use coi_common::Kind;
-    Some(match kind {
-        Kind::Exec => EventKind::Exec,
-        Kind::ExecFailed => EventKind::ExecFailed,
-        Kind::Fork => EventKind::Fork,
-        Kind::Exit => EventKind::Exit,
-        Kind::Connect => EventKind::Connect,
-        Kind::Accept => EventKind::Accept,
-        Kind::Redirect => EventKind::Redirect,
-        Kind::Open => EventKind::Open,
-        Kind::Read => EventKind::Read,
-        Kind::Send => EventKind::Send,
-        Kind::Bind => EventKind::Bind,
-        Kind::Listen => EventKind::Listen,
-        Kind::Change => EventKind::Change,
-        Kind::Map => EventKind::Map,
-        Kind::Syscall => EventKind::Syscall,
-        Kind::IoUring => EventKind::IoUring,
-        Kind::CgroupMade | Kind::CgroupGone => return None,
-    })
 }
 
 fn exit_code(status: u32) -> i64 {

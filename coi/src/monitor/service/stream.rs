@@ -187,6 +187,9 @@ pub struct Action {
     /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
+    /// From the event to the decision.
+    #[serde(default)]
+    pub decided_us: Option<u64>,
     /// From the event to the action's end.
     #[serde(default)]
     pub latency_us: Option<u64>,
