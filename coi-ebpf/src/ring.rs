@@ -20,7 +20,7 @@ use coi_common::{
 /// What is rare and decisive.
 #[map]
 static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
-/// What comes in storms: as much as eight containers may have on the way that all flood at once.
+/// What comes in storms: as much as sixteen containers may have on the way that all flood at once.
 #[map]
 static BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Records that did not get through, by watched cgroup and kind.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use coi_common::Flow;
+use foldhash::fast::RandomState;
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
@@ -269,12 +270,12 @@ pub fn start(
         sensor,
         lineage: Lineage::default(),
         engine: Engine::new(rules),
-        scopes: HashMap::new(),
+        scopes: HashMap::default(),
         expected: HashMap::new(),
         inbox,
         wake,
         arrived: Vec::new(),
-        waiting: HashMap::new(),
+        waiting: HashMap::default(),
         events: Vec::new(),
         alerts: Vec::new(),
     };
@@ -287,13 +288,13 @@ struct Pipeline {
     lineage: Lineage,
     engine: Engine,
     /// What runs now, by the cgroup's id.
-    scopes: HashMap<u64, Scoped>,
+    scopes: HashMap<u64, Scoped, RandomState>,
     /// What is watched whenever it is made, by the cgroup's path.
     expected: HashMap<String, Arc<Watched>>,
     inbox: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     /// What has arrived and is not judged yet, by the cgroup's id.
-    waiting: HashMap<u64, VecDeque<Arrived>>,
+    waiting: HashMap<u64, VecDeque<Arrived>, RandomState>,
     /// Kept for their room.
     arrived: Vec<Arrived>,
     events: Vec<Event>,
