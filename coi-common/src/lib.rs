@@ -207,7 +207,7 @@ impl StreamKind {
 }
 
 /// An open file behind a standard stream.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
     /// The inode number: of the pipe, the file or the socket.
@@ -227,7 +227,7 @@ pub struct Stream {
 }
 
 /// An internet address. All zero where there is none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Address {
     /// IPv6, or IPv4 in the first four bytes; network order.
@@ -500,8 +500,8 @@ pub const LOST_BUDGET: u32 = 1;
 pub const PRIORITY_BUDGET: u64 = 256 << 10;
 /// The same for what a flood cannot consist of as easily: connections, redirections, a shell on a socket.
 pub const DECISIVE_BUDGET: u64 = 512 << 10;
-/// The same in the bulk ring.
-pub const BULK_BUDGET: u64 = 1 << 20;
+/// The same in the bulk ring: some 2500 opens.
+pub const BULK_BUDGET: u64 = 512 << 10;
 
 /// Bytes in the two rings, of one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 //! then a priority record wakes it; a bulk record does when the container's budget is half used.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
     maps::{Array, HashMap, PerCpuHashMap, RingBuf},
 };
@@ -20,9 +20,9 @@ use coi_common::{
 /// What is rare and decisive.
 #[map]
 static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
-/// What comes in storms.
+/// What comes in storms: as much as sixteen containers may have on the way that all flood at once.
 #[map]
-static BULK: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+static BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Records that did not get through, by watched cgroup and kind.
 #[map]
 static LOST: PerCpuHashMap<LossKey, u64> = PerCpuHashMap::with_max_entries(8192, 0);
@@ -200,14 +200,24 @@ fn return_budget(weight: Weight, scope: u64, len: u64) {
     }
 }
 
+/// Atomically: programs at cgroup hooks can be interrupted by others on the same CPU.
+#[inline(always)]
+fn count_one(count: *mut u64) {
+    // SAFETY: a pointer to a map's value stays valid while the program runs, and is aligned.
+    unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1u64) };
+}
+
 #[inline(always)]
 fn lose(kind: Kind, scope: u64, reason: u32) {
     let key = LossKey { scope, kind: kind as u32, reason };
     match LOST.get_ptr_mut(key) {
-        // SAFETY: a per-CPU value, and programs do not move between CPUs.
-        Some(count) => unsafe { *count += 1 },
+        Some(count) => count_one(count),
         None => {
-            let _ = LOST.insert(key, 1, 0);
+            // Another program may have been quicker, on this CPU too where programs can be interrupted.
+            let _ = LOST.insert(key, 0, u64::from(BPF_NOEXIST));
+            if let Some(count) = LOST.get_ptr_mut(key) {
+                count_one(count);
+            }
         }
     }
 }

@@ -1,14 +1,11 @@
 //! Without Incus: a command of this machine in a cgroup of its own, and cgroups that exist.
 
-#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
-
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use coi_tests::incus::cgroups;
-use coi_tests::{Attacker, Coi, Running, Viewer, actions, incus};
+use coi_tests::{Attacker, Cgroup, Coi, Running, Viewer, actions, incus};
 use nix::unistd::User;
 
 /// A reverse shell to an attacker on this machine.
@@ -83,42 +80,12 @@ fn it_runs_as_who_called_sudo() {
     Running::start(watch.env("SUDO_UID", "4294967294")).finish().expect(2).says("no such user");
 }
 
-/// A cgroup of the test's own, which goes with what is in it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn make(name: &str) -> Self {
-        let path = cgroups().join(format!("e2e-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn name(&self) -> String {
-        self.0.file_name().unwrap().to_string_lossy().into_owned()
-    }
-
-    /// A command that puts itself in before it does anything else.
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("echo $$ >'{}/cgroup.procs' && {line}", self.0.display())]);
-        command.stdin(Stdio::null());
-        command
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        fs::write(self.0.join("cgroup.kill"), "1").unwrap();
-        coi_tests::eventually("the cgroup can go", || fs::remove_dir(&self.0).is_ok());
-    }
-}
-
 #[test]
 fn a_cgroup_that_exists() {
     let coi = Coi::new();
     let cgroup = Cgroup::make("exists");
     let name = cgroup.name();
-    let path = cgroup.0.to_str().unwrap();
+    let path = cgroup.path().to_str().unwrap();
 
     // Only looked at, the shell is the attacker's.
     let viewer = Viewer::start(&coi, &["monitor", "--cgroup", path, "--format", "json"]);
@@ -160,7 +127,7 @@ fn cgroups_that_hold_the_machine_are_refused() {
 
     // What is refused for whom it holds: the daemon, moved there for the test.
     let daemon = Coi::with_daemon(&[]);
-    let procs = cgroup.0.join("cgroup.procs");
+    let procs = cgroup.path().join("cgroup.procs");
     fs::write(&procs, daemon.daemon().pid().unwrap().to_string()).unwrap();
     daemon.coi(&["monitor", "--cgroup", &here]).expect(2).says("COI's own daemon is in it");
     fs::write(cgroups().join("cgroup.procs"), daemon.daemon().pid().unwrap().to_string()).unwrap();

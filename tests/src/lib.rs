@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness that fails is a test that fails")]
 
 pub mod attacker;
+mod cgroup;
 mod daemon;
 mod gate;
 pub mod incus;
@@ -32,6 +33,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 pub use attacker::Attacker;
+pub use cgroup::Cgroup;
 pub use daemon::{Daemon, program};
 pub use gate::{Gate, Reached};
 pub use process::{Ended, Running, end};

@@ -1,12 +1,14 @@
 //! `coi list`
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::{Code, Failure, Format, Result};
 use crate::incus::{self, Status};
 use crate::launch;
-use crate::monitor::service::api::{Watch, WatchState};
+use crate::monitor::service::api::{Tally, Watch, WatchState};
 use crate::monitor::service::client;
 use crate::ui::{self, plain};
 
@@ -26,6 +28,8 @@ struct Row {
     status: String,
     /// `None` when nobody knows: no daemon answers.
     watched: Option<bool>,
+    /// What became of its events, by kind; empty if it is not watched.
+    events: BTreeMap<String, Tally>,
     workspace: String,
     image: String,
     created_at: String,
@@ -70,6 +74,7 @@ fn row(container: launch::Owned, watches: Option<&[Watch]>) -> Row {
         name: instance.name,
         status: status.to_owned(),
         watched: watch.map(|w| w.is_some()),
+        events: watch.flatten().map(|w| w.events.clone()).unwrap_or_default(),
         workspace: container.workspace,
         image: container.image,
         created_at: instance.created_at,
@@ -107,6 +112,7 @@ mod tests {
             name: format!("coi-1a2b3c4d-{slot}"),
             status: "running".into(),
             watched,
+            events: BTreeMap::new(),
             workspace: "/home/ann/app".into(),
             image: "coi-default".into(),
             created_at: "2026-11-20T12:00:01Z".into(),

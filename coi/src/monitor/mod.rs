@@ -5,14 +5,17 @@
 
 pub mod audit;
 pub mod cgroup;
+pub mod counts;
 pub mod event;
 mod filter;
 mod i386;
 pub mod lineage;
 pub mod pipeline;
+mod priority;
 pub mod respond;
 pub mod rulefiles;
 pub mod rules;
 pub mod seccomp;
 pub mod sensor;
 pub mod service;
+pub mod viewers;

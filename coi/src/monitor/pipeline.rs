@@ -5,7 +5,7 @@
 //! [`Note`]; a note that finds no room there is counted in [`Watched::unsaid`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::AsFd as _,
     sync::{
         Arc,
@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coi_common::Flow;
+use foldhash::fast::RandomState;
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
@@ -22,24 +24,23 @@ use nix::{
         time::TimeSpec,
     },
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    audit,
     cgroup::{Cgroup, level},
+    counts::Counts,
     event::{Container, Event, EventKind},
     filter::filter,
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
+    priority,
     respond::{RespondError, action_for},
-    rules::{
-        Alert, Engine, RuleSet, Unsaid,
-        recording::{self, Mark},
-    },
+    rules::{Alert, Engine, RuleSet, Unsaid, recording::Mark},
     sensor::{
-        BULK_INTERVAL, Sensor, SensorError, boottime,
+        Arrived, BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
     },
     service::api::ActionName,
+    viewers::{Shown, Viewers},
 };
 
 /// How often the loss counters are looked at.
@@ -49,6 +50,12 @@ const LOSS_INTERVAL: Duration = Duration::from_millis(500);
 const BUSY: Duration = Duration::from_millis(3);
 /// How often they are looked at meanwhile.
 const LOOK: Duration = Duration::from_micros(150);
+/// So long the thread is at work at most before it rests, and for which part of that it rests at least: whatever its
+/// priority, a processor is left to others for a fifth of the time.
+const WORK: Duration = Duration::from_millis(4);
+const REST: u32 = 4;
+/// How many events of a container are judged before another's.
+const TURN: usize = 128;
 /// The first sleep after that; see [`Sensor::sleeps`].
 const NAP: Duration = Duration::from_millis(1);
 /// After an unclean end LXC appends -1, -2 and so on to a container's cgroup; so many are expected.
@@ -67,44 +74,15 @@ pub struct Watched {
     /// What the kernel side knows of it.
     pub scope: coi_common::Scope,
     /// Who looks on.
-    pub viewers: broadcast::Sender<Shown>,
+    pub viewers: Viewers,
     /// How many of them want to see every event, not only alerts.
     pub onlookers: AtomicUsize,
     /// Its task.
     pub notes: mpsc::Sender<Note>,
     /// Notes that found no room.
     pub unsaid: AtomicU64,
-}
-
-/// What a viewer is shown. Events become text where the viewer is served, not in the pipeline.
-#[derive(Clone)]
-pub enum Shown {
-    /// An event.
-    Event(Arc<Event>),
-    /// A line of JSON.
-    Line(Arc<str>),
-    /// What the engine was told beside events, and when.
-    Mark(Mark, u64),
-}
-
-impl Shown {
-    /// As a line of JSON, if it says something to people.
-    pub fn into_line(self) -> Option<String> {
-        match self {
-            Self::Event(event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
-            Self::Line(line) => Some(line.to_string()),
-            Self::Mark(..) => None,
-        }
-    }
-
-    /// As a line of a recording, if the engine was told of it.
-    pub fn into_recording(self) -> Option<String> {
-        match self {
-            Self::Event(event) => Some(recording::event(&*event) + "\n"),
-            Self::Mark(mark, time) => Some(recording::mark(mark, time) + "\n"),
-            Self::Line(_) => None,
-        }
-    }
+    /// What became of its events.
+    pub counts: Counts,
 }
 
 /// What a watch's task is told.
@@ -158,6 +136,8 @@ pub struct Decision {
     pub action: ActionName,
     /// Where.
     pub cgroup: Option<Arc<Cgroup>>,
+    /// From the event to the decision, or to when the freeze that follows from it was written.
+    pub decided: Duration,
 }
 
 /// What the pipeline is asked to do.
@@ -167,6 +147,7 @@ enum Command {
     Rearm(Arc<Watched>, oneshot::Sender<()>),
     Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
+    CatchUp(oneshot::Sender<()>),
     Rules(Arc<RuleSet>, oneshot::Sender<Result<(), SensorError>>),
     Stop,
 }
@@ -239,6 +220,13 @@ impl Handle {
         self.send(Command::Drop(id))
     }
 
+    /// Ends when all that has happened so far is judged and counted.
+    pub async fn catch_up(&self) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::CatchUp(reply))?;
+        answer.await.map_err(|_| Ended)
+    }
+
     /// Judges by other rules from now on. What happened so far is judged by the old ones.
     pub async fn use_rules(&self, rules: Arc<RuleSet>) -> Result<Result<(), SensorError>, Ended> {
         let (reply, answer) = oneshot::channel();
@@ -282,11 +270,12 @@ pub fn start(
         sensor,
         lineage: Lineage::default(),
         engine: Engine::new(rules),
-        scopes: HashMap::new(),
+        scopes: HashMap::default(),
         expected: HashMap::new(),
         inbox,
         wake,
-        raw: Vec::new(),
+        arrived: Vec::new(),
+        waiting: HashMap::default(),
         events: Vec::new(),
         alerts: Vec::new(),
     };
@@ -299,13 +288,15 @@ struct Pipeline {
     lineage: Lineage,
     engine: Engine,
     /// What runs now, by the cgroup's id.
-    scopes: HashMap<u64, Scoped>,
+    scopes: HashMap<u64, Scoped, RandomState>,
     /// What is watched whenever it is made, by the cgroup's path.
     expected: HashMap<String, Arc<Watched>>,
     inbox: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
+    /// What has arrived and is not judged yet, by the cgroup's id.
+    waiting: HashMap<u64, VecDeque<Arrived>, RandomState>,
     /// Kept for their room.
-    raw: Vec<RawEvent>,
+    arrived: Vec<Arrived>,
     events: Vec<Event>,
     alerts: Vec<Alert>,
 }
@@ -335,29 +326,34 @@ struct Scoped {
 
 impl Pipeline {
     fn run(mut self) {
-        hurry();
+        priority::prefer_pipeline();
         let mut losses_due = Instant::now();
         let mut quiet = Quiet::since(Instant::now());
+        let mut rested = Instant::now();
         loop {
-            self.wait(&mut quiet);
+            let worked = rested.elapsed();
+            if self.waiting.is_empty() || worked >= WORK {
+                self.wait(&mut quiet, LOOK.max(worked / REST));
+                rested = Instant::now();
+            }
             // Commands are taken first and carried out last: what happened before somebody asked is judged
             // before the answer.
             let commands: Vec<_> = self.inbox.try_iter().collect();
-            self.sensor.drain(&mut self.raw);
-            if Instant::now() >= losses_due {
+            let due = Instant::now() >= losses_due;
+            if due {
                 let told = self.sensor.tick();
                 self.complain(told, "files that are read again may not count");
-                self.sensor.losses(&mut self.raw);
                 losses_due = Instant::now() + LOSS_INTERVAL;
             }
-            if !self.raw.is_empty() {
+            self.fetch(due);
+            if !self.waiting.is_empty() {
                 quiet = Quiet::since(Instant::now());
             }
-            let mut raw = std::mem::take(&mut self.raw);
-            for event in raw.drain(..) {
-                self.take(event);
+            if commands.is_empty() {
+                self.judge_turns();
+            } else {
+                self.catch_up();
             }
-            self.raw = raw;
             for command in commands {
                 match command {
                     Command::Arm(watched, existing, reply) => {
@@ -385,6 +381,9 @@ impl Pipeline {
                         }
                         self.ended(id);
                     }
+                    Command::CatchUp(reply) => {
+                        let _ = reply.send(());
+                    }
                     Command::Rules(rules, reply) => {
                         let _ = reply.send(self.use_rules(rules));
                     }
@@ -394,8 +393,47 @@ impl Pipeline {
         }
     }
 
-    /// Waits until there may be something to do.
-    fn wait(&mut self, quiet: &mut Quiet) {
+    /// Takes what has arrived to where it waits for its turn.
+    fn fetch(&mut self, losses: bool) {
+        self.sensor.drain(&mut self.arrived);
+        if losses {
+            self.sensor.losses(&mut self.arrived);
+        }
+        for arrived in self.arrived.drain(..) {
+            self.waiting.entry(arrived.event.header.scope).or_default().push_back(arrived);
+        }
+    }
+
+    /// Judges some of what waits, of each container a little, those first that have least: nobody's attack waits until
+    /// another's flood is judged.
+    fn judge_turns(&mut self) {
+        let mut turns: Vec<_> = self.waiting.iter().map(|(scope, queue)| (queue.len(), *scope)).collect();
+        turns.sort_unstable();
+        for (_, scope) in turns {
+            let Some(mut queue) = self.waiting.remove(&scope) else { continue };
+            let mut flow = Flow::default();
+            for arrived in queue.drain(..queue.len().min(TURN)) {
+                flow.priority += arrived.flow.priority;
+                flow.bulk += arrived.flow.bulk;
+                self.take(arrived.event);
+            }
+            self.sensor.settle(scope, flow);
+            if !queue.is_empty() {
+                self.waiting.insert(scope, queue);
+            }
+        }
+    }
+
+    /// Judges and counts all that has happened so far.
+    fn catch_up(&mut self) {
+        self.fetch(true);
+        while !self.waiting.is_empty() {
+            self.judge_turns();
+        }
+    }
+
+    /// Waits until there may be something to do; while something comes, for `rest`.
+    fn wait(&mut self, quiet: &mut Quiet, rest: Duration) {
         let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
         if self.scopes.is_empty() || quiet.since.elapsed() >= BUSY {
             let awake = self.sensor.sleeps();
@@ -412,7 +450,7 @@ impl Pipeline {
             let asleep = self.sensor.is_awake();
             self.complain(asleep, "watched processes wake the monitor more often than they need");
         } else {
-            let _ = ppoll(&mut [commands], Some(TimeSpec::from_duration(LOOK)), None);
+            let _ = ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None);
         }
         // Empty if nobody called.
         let _ = self.wake.read();
@@ -469,8 +507,12 @@ impl Pipeline {
             }
         }
         let ids = self.ids(watched);
+        for id in &ids {
+            result = result.and(self.sensor.unwatch(*id));
+        }
+        // What was on its way counts.
+        self.catch_up();
         for id in ids {
-            result = result.and(self.sensor.unwatch(id));
             self.ended(id);
         }
         result
@@ -528,6 +570,7 @@ impl Pipeline {
     }
 
     fn ended(&mut self, id: u64) {
+        self.sensor.forget(id);
         self.lineage.forget(id);
         let unsaid = self.engine.forget(id);
         if let Some(scoped) = self.scopes.remove(&id) {
@@ -552,19 +595,19 @@ impl Pipeline {
                 let mut losses = Vec::new();
                 self.sensor.losses(&mut losses);
                 for loss in losses {
-                    self.take(loss);
+                    self.take(loss.event);
                 }
                 if let Some(scoped) = self.scopes.get(&gone.id) {
                     scoped.watched.tell(Note::Gone);
-                    self.ended(gone.id);
                 }
-                self.sensor.forget(gone.id);
+                self.ended(gone.id);
                 return;
             }
             _ => {}
         }
         let scope = raw.header.scope;
         let Some(scoped) = self.scopes.get_mut(&scope) else { return };
+        scoped.watched.counts.add(&raw);
         if scoped.uid_map.is_empty()
             && matches!(raw.body, Body::Exec { .. })
             && raw.header.flags & coi_common::FLAG_SETUP == 0
@@ -612,25 +655,20 @@ impl Scoped {
             if self.done.is_none()
                 && let Some(cgroup) = &self.cgroup
             {
-                let before = boottime();
                 // If it fails, the watch's task tries again, and says so.
-                let written = cgroup.freeze();
-                let (seen, froze) = (before.saturating_sub(event.time), boottime() - before);
-                tracing::debug!(
-                    container = self.watched.container.name,
-                    seen,
-                    froze,
-                    ?written,
-                    "freezing (ns)"
-                );
+                if let Err(error) = cgroup.freeze() {
+                    tracing::warn!(%error, "a freeze is tried again");
+                }
             }
             self.done = Some(action);
         }
+        let decided = Duration::from_nanos(boottime().saturating_sub(event.time));
         self.watched.tell(Note::Alert(Box::new(Decision {
             event: event.clone(),
             alert,
             action,
             cgroup: self.cgroup.clone(),
+            decided,
         })));
     }
 }
@@ -649,30 +687,13 @@ impl Watched {
     }
 
     fn mark(&self, mark: Mark) {
-        // Nobody there is no failure.
-        let _ = self.viewers.send(Shown::Mark(mark, boottime()));
+        self.viewers.show(&Shown::Mark(mark, boottime()));
     }
 
     fn show(&self, event: Event) {
         if self.onlookers.load(Ordering::Relaxed) > 0 {
-            // Nobody there any more is no failure.
-            let _ = self.viewers.send(Shown::Event(Arc::new(event)));
+            self.viewers.show(&Shown::Event(Arc::new(event)));
         }
-    }
-}
-
-/// Puts this thread before others where processors are scarce: it decides in microseconds, and what it decides
-/// on is worth it.
-fn hurry() {
-    // Looking by the clock needs one that is exact; the kernel rounds an ordinary thread's sleep up by 50 us.
-    let exact = nix::sys::prctl::set_timerslack(1);
-    if let Err(error) = exact {
-        tracing::warn!(%error, "the monitor's thread looks less often than it should");
-    }
-    // SAFETY: plain numbers; 0 is the calling thread.
-    let set = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
-    if set != 0 {
-        tracing::warn!(error = %std::io::Error::last_os_error(), "the monitor's thread keeps its usual priority");
     }
 }
 

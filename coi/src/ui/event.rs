@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::plain;
 use crate::monitor::rules::Severity;
-use crate::monitor::service::api::{ActionName, WatchState};
+use crate::monitor::service::api::{ActionName, Tally, WatchState};
 use crate::monitor::service::stream::Line;
 
 /// A line of the event stream for people: when, what, who, and on what.
@@ -17,6 +17,7 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
     let (what, rest) = match line.event.kind.as_str() {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
         "coverage" => return coverage(line),
+        "counts" => ("counts".to_owned(), counts(line)),
         "note" => ("note".to_owned(), plain(&line.coi.message).into_owned()),
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
         _ => (plain(&line.event.action).into_owned(), detail(line)),
@@ -102,6 +103,21 @@ fn address(ip: &str, port: Option<u16>) -> String {
 }
 
 /// What cannot be seen, a line each.
+/// What became of all events, where something is missing.
+fn counts(line: &Line) -> String {
+    let told = |(kind, tally): (&String, &Tally)| {
+        let Tally { delivered, lost, throttled } = tally;
+        let kind = plain(kind);
+        if lost + throttled == 0 {
+            format!("{delivered} {kind}")
+        } else {
+            format!("{delivered} {kind} ({lost} more lost, {throttled} throttled)")
+        }
+    };
+    let all: Vec<_> = line.coi.events.iter().map(told).collect();
+    format!("events so far: {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") })
+}
+
 fn coverage(line: &Line) -> String {
     let style = Style::new().dimmed();
     let holes = line.coi.holes.iter();
@@ -190,6 +206,9 @@ mod tests {
                 "process": {"pid": 7, "executable": "/bin/cat"}, "file": {"path": "/workspace/.env"}}),
             json!({"@timestamp": at, "event": {"kind": "event", "action": "exit"},
                 "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"phase": "setup"}}),
+            json!({"@timestamp": at, "event": {"kind": "counts"},
+                "coi": {"events": {"exec": {"delivered": 12, "lost": 0, "throttled": 0},
+                    "open": {"delivered": 2000, "lost": 1, "throttled": 30}}}}),
             json!({"@timestamp": at, "event": {"kind": "alert", "action": "link"}, "rule": {"id": "reverse-shell"},
                 "process": {"pid": 9, "executable": "/bin/bash"},
                 "coi": {"severity": "critical", "message": "a shell on a socket",

@@ -137,6 +137,7 @@ mod tests {
             last_action: None,
             alerts: 1,
             lost: 0,
+            events: std::collections::BTreeMap::new(),
         };
         let action = ActionTaken {
             action: ActionName::Kill,

@@ -2,7 +2,8 @@
 //!
 //! `routes NAME` takes one route once and prints one line of JSON: what it really did, by whom (`pid`, in its own PID
 //! namespace), to what (`path`, `ip`, `port`, ...), or why not (`errno`; 38 where the entry is closed). `routes list`
-//! prints the names, one per line. README.md says which event each must give.
+//! prints the names, one per line; `routes flood KIND` does one thing until its standard input ends, and prints how
+//! often. README.md says which event each must give.
 //!
 //! The act itself is a system call made by hand, through one of three entries (`sys`, `uring`); what only prepares it
 //! uses the standard library. Linked statically, it runs in a container that has nothing else. It leaves its files in
@@ -16,6 +17,7 @@ mod connect;
 mod evade;
 mod exec;
 mod flip;
+mod flood;
 mod net;
 mod open;
 mod rare;
@@ -58,6 +60,14 @@ fn main() -> ExitCode {
     let mut routes = FAMILIES.iter().copied().flatten();
     if wanted == "list" {
         routes.for_each(|(name, _)| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
+    if wanted == "flood" {
+        let Some(done) = flood::flood(&env::args().nth(2).unwrap_or_default()) else {
+            eprintln!("usage: routes flood open|fork|exec|send");
+            return ExitCode::from(2);
+        };
+        println!("{done}");
         return ExitCode::SUCCESS;
     }
     if wanted == flip::DECOY {

@@ -9,4 +9,4 @@ mod record;
 
 pub use log::{Log, LogError, directory, newest};
 pub(crate) use record::timestamp;
-pub use record::{Outcome, alert, coverage, event, note, state};
+pub use record::{Outcome, alert, counts, coverage, event, note, state};

@@ -1,6 +1,6 @@
 //! Events, alerts and states as JSON objects.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
@@ -9,7 +9,7 @@ use crate::monitor::{
     event::{Container, Field, Record},
     rules::{Alert, Severity, recording::json_of},
     sensor::boottime,
-    service::api::{ActionName, Hole, WatchState},
+    service::api::{ActionName, Hole, Tally, WatchState},
 };
 
 /// The version of ECS whose names are used.
@@ -33,6 +33,8 @@ pub fn event(record: &impl Record) -> Map<String, Json> {
 pub struct Outcome<'a> {
     /// What.
     pub action: ActionName,
+    /// From the event to when it was decided, and if there is something to be done, to when the freeze was written.
+    pub decided: Duration,
     /// From the event to when all processes stood still, or none was left.
     pub latency: Duration,
     /// From the event to when Incus had it frozen, or the container was gone.
@@ -74,6 +76,7 @@ pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<
         "name": outcome.action,
         "result": if outcome.error.is_none() { "success" } else { "failure" },
     });
+    done["decided_us"] = microseconds(outcome.decided).into();
     if outcome.action != ActionName::Log {
         done["latency_us"] = microseconds(outcome.latency).into();
     }
@@ -92,6 +95,13 @@ pub fn coverage(container: &Container, programs: &[String], holes: &[Hole]) -> M
     let mut object = about(container, "coverage");
     put(&mut object, "coi.programs", json!(programs));
     put(&mut object, "coi.holes", json!(holes));
+    object
+}
+
+/// What became of a container's events since its watch began: told when it has stopped, and when the watch is over.
+pub fn counts(container: &Container, events: &BTreeMap<String, Tally>) -> Map<String, Json> {
+    let mut object = about(container, "counts");
+    put(&mut object, "coi.events", json!(events));
     object
 }
 

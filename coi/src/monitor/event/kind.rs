@@ -49,6 +49,30 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// What a record of this kind becomes; `None` for what is told to the daemon, not to rules.
+    pub fn of_record(kind: coi_common::Kind) -> Option<Self> {
+        use coi_common::Kind;
+        Some(match kind {
+            Kind::Exec => Self::Exec,
+            Kind::ExecFailed => Self::ExecFailed,
+            Kind::Fork => Self::Fork,
+            Kind::Exit => Self::Exit,
+            Kind::Connect => Self::Connect,
+            Kind::Accept => Self::Accept,
+            Kind::Redirect => Self::Redirect,
+            Kind::Open => Self::Open,
+            Kind::Read => Self::Read,
+            Kind::Send => Self::Send,
+            Kind::Bind => Self::Bind,
+            Kind::Listen => Self::Listen,
+            Kind::Change => Self::Change,
+            Kind::Map => Self::Map,
+            Kind::Syscall => Self::Syscall,
+            Kind::IoUring => Self::IoUring,
+            Kind::CgroupMade | Kind::CgroupGone => return None,
+        })
+    }
+
     /// All kinds, in the order of their discriminants.
     pub const ALL: [Self; 19] = [
         Self::Exec,

@@ -22,6 +22,8 @@ use coi_common::{
     FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_SETUP, Header, Stream, StreamKind,
 };
 
+use foldhash::fast::RandomState;
+
 use super::{
     event::{
         Actor, Changed as Change, Container, Detail, Event, EventKind, FileDetail, Mismatch, Process,
@@ -72,19 +74,22 @@ impl Context<'_> {
     }
 }
 
+/// By what the kernel numbers, in the path of each event.
+type Map<K, V> = HashMap<K, V, RandomState>;
+
 /// All processes of all watched cgroups.
 #[derive(Default)]
 pub struct Lineage {
-    nodes: HashMap<ProcessKey, Node>,
-    by_pid: HashMap<u32, ProcessKey>,
+    nodes: Map<ProcessKey, Node>,
+    by_pid: Map<u32, ProcessKey>,
     /// The living processes of each watched cgroup.
-    living: HashMap<u64, HashSet<ProcessKey>>,
+    living: Map<u64, HashSet<ProcessKey, RandomState>>,
     ended: VecDeque<ProcessKey>,
     forgotten: u64,
     /// The names of sets of capabilities: there are few.
-    capabilities: HashMap<u64, Texts>,
+    capabilities: Map<u64, Texts>,
     /// What was told of callers' names that led elsewhere, by watched cgroup: the name and where it led, as one hash.
-    elsewhere: HashMap<u64, HashSet<u64>>,
+    elsewhere: Map<u64, HashSet<u64>>,
 }
 
 struct Node {
@@ -159,7 +164,7 @@ impl Lineage {
     pub fn apply(&mut self, raw: RawEvent, context: &Context<'_>, events: &mut Vec<Event>) {
         let RawEvent { header, body } = raw;
         if let Body::Loss { kind, count, throttled } = body {
-            let kind = wire_kind(kind).map_or("cgroup", EventKind::name);
+            let kind = EventKind::of_record(kind).map_or("cgroup", EventKind::name);
             events.push(Event {
                 kind: EventKind::Loss,
                 time: header.time,
@@ -509,6 +514,11 @@ impl Lineage {
     }
 
     fn connected(&mut self, key: ProcessKey, connection: &Connection) -> Changed {
+        // Datagrams come in storms; who has sent one before, with the same streams, has become no other's relay.
+        let again = matches!(connection.peer, Peer::Udp(..))
+            && self.nodes.get(&key).is_some_and(|node| {
+                node.connection.is_some() && !node.stdio_inherited && node.stdio == connection.stdio
+            });
         self.set_stdio(key, connection.stdio);
         let remote = match connection.peer {
             Peer::Tcp(ip, port) => (ip, port),
@@ -522,7 +532,7 @@ impl Lineage {
         if let Some(node) = self.nodes.get_mut(&key) {
             node.connection = Some(remote);
         }
-        Changed::Connection
+        if again { Changed::Nothing } else { Changed::Connection }
     }
 
     fn ancestors(&self, parent: Option<ProcessKey>) -> Arc<[Arc<str>]> {
@@ -581,29 +591,6 @@ fn unknown(key: ProcessKey) -> Process {
         args_unreadable: true,
         ancestors: Arc::from([]),
     }
-}
-
-fn wire_kind(kind: coi_common::Kind) -> Option<EventKind> {
-    use coi_common::Kind;
-    Some(match kind {
-        Kind::Exec => EventKind::Exec,
-        Kind::ExecFailed => EventKind::ExecFailed,
-        Kind::Fork => EventKind::Fork,
-        Kind::Exit => EventKind::Exit,
-        Kind::Connect => EventKind::Connect,
-        Kind::Accept => EventKind::Accept,
-        Kind::Redirect => EventKind::Redirect,
-        Kind::Open => EventKind::Open,
-        Kind::Read => EventKind::Read,
-        Kind::Send => EventKind::Send,
-        Kind::Bind => EventKind::Bind,
-        Kind::Listen => EventKind::Listen,
-        Kind::Change => EventKind::Change,
-        Kind::Map => EventKind::Map,
-        Kind::Syscall => EventKind::Syscall,
-        Kind::IoUring => EventKind::IoUring,
-        Kind::CgroupMade | Kind::CgroupGone => return None,
-    })
 }
 
 fn exit_code(status: u32) -> i64 {

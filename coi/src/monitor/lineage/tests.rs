@@ -226,6 +226,28 @@ fn a_name_look_up_makes_nobody_a_relay() {
 }
 
 #[test]
+fn datagrams_again_are_looked_at_when_the_streams_have_changed() {
+    let mut world = World::new();
+    let send = |world: &mut World, stdio| {
+        let peer = Peer::Udp(IpAddr::from([192, 0, 2, 1]), 9000);
+        let connection =
+            Connection { stdio, inode: 9, peer, result: Some(0), as_passed: false, passed: None };
+        world.apply(2, 0, Body::Connect(connection))
+    };
+    world.exec(1, 0, "/bin/sh", [reads(10), writes(20), null()]);
+    world.exec(2, 0, "/usr/bin/python3", [null(); 3]);
+    for _ in 0..2 {
+        assert!(links(&send(&mut world, [null(); 3])).is_empty());
+    }
+    // A dup2 of a pipe is no event.
+    let linked = links(&send(&mut world, [reads(20), writes(10), null()]));
+    assert!(
+        linked.contains(&("/bin/sh".into(), "pipes", Some("/usr/bin/python3".into()), true)),
+        "{linked:?}"
+    );
+}
+
+#[test]
 fn ancestry_survives_a_double_fork() {
     let mut world = World::new();
     world.exec(1, 0, "/usr/bin/npm", [null(); 3]);

@@ -111,6 +111,14 @@ pub struct Sensor {
     undecodable: u64,
 }
 
+/// A record on its way. Until it is given to [`Sensor::settle`] it counts against what its container may have on the way.
+pub struct Arrived {
+    /// What it says.
+    pub event: RawEvent,
+    /// Its bytes in the rings.
+    pub flow: Flow,
+}
+
 /// Makes a type of the common crate one that maps may hold.
 macro_rules! wire {
     ($($wire:ident($inner:ty);)*) => {$(
@@ -212,14 +220,17 @@ impl Sensor {
     /// Watches a cgroup no longer.
     pub fn unwatch(&mut self, id: u64) -> Result<(), SensorError> {
         ignore_missing(self.scopes.remove(&id))?;
-        self.forget(id);
         ignore_missing(self.sent.remove(&id))?;
         ignore_missing(self.controls.remove(&id))
     }
 
-    /// A watched cgroup has been removed.
+    /// A watched cgroup has been removed, or is watched no longer, and what was lost of it has been told.
     pub fn forget(&mut self, id: u64) {
         self.said.remove(&id);
+        // What cannot be removed takes room for nothing, and no more.
+        for (key, _) in self.told.extract_if(|key, _| key.scope == id) {
+            let _ = self.lost.remove(&WireLossKey(key));
+        }
     }
 
     /// Says which events are wanted of all watched cgroups. What is wanted before and after is not missed meanwhile.
@@ -279,17 +290,19 @@ impl Sensor {
     ///
     /// The priority ring is emptied first: what happened in the bulk ring before one of its records is in the
     /// bulk ring by then, so an open is never judged after the connection that followed it.
-    pub fn drain(&mut self, events: &mut Vec<RawEvent>) {
+    pub fn drain(&mut self, events: &mut Vec<Arrived>) {
         let begin = events.len();
-        let mut taken = HashMap::<u64, Flow>::new();
         for (ring, bulk) in [(&mut self.priority, false), (&mut self.bulk, true)] {
             while let Some(record) = ring.next() {
                 match decode::decode(&record) {
                     Ok(event) => {
-                        let flow = taken.entry(event.header.scope).or_default();
-                        let counter = if bulk { &mut flow.bulk } else { &mut flow.priority };
-                        *counter += record.len() as u64;
-                        events.push(event);
+                        let len = record.len() as u64;
+                        let flow = if bulk {
+                            Flow { bulk: len, priority: 0 }
+                        } else {
+                            Flow { bulk: 0, priority: len }
+                        };
+                        events.push(Arrived { event, flow });
                     }
                     Err(error) => {
                         self.undecodable += 1;
@@ -298,14 +311,18 @@ impl Sensor {
                 }
             }
         }
-        for (id, flow) in taken {
-            let control = self.said.entry(id).or_default();
-            control.taken.priority = control.taken.priority.wrapping_add(flow.priority);
-            control.taken.bulk = control.taken.bulk.wrapping_add(flow.bulk);
-            // A cgroup that is gone has no budget to be given back.
-            let _ = self.controls.insert(id, WireControl(*control), BPF_EXIST);
+        events[begin..].sort_by_key(|arrived| arrived.event.header.time);
+    }
+
+    /// So much of a container's has been dealt with: it may send as much again.
+    pub fn settle(&mut self, id: u64, flow: Flow) {
+        let control = self.said.entry(id).or_default();
+        control.taken.priority = control.taken.priority.wrapping_add(flow.priority);
+        control.taken.bulk = control.taken.bulk.wrapping_add(flow.bulk);
+        // A cgroup that is gone has no budget to be given back.
+        if self.controls.insert(id, WireControl(*control), BPF_EXIST).is_err() {
+            self.said.remove(&id);
         }
-        events[begin..].sort_by_key(|event| event.header.time);
     }
 
     /// Tells the kernel side how late it is; call it once a second or more often.
@@ -319,7 +336,7 @@ impl Sensor {
     }
 
     /// Appends one event for each kind of record of which more were lost since the last call.
-    pub fn losses(&mut self, events: &mut Vec<RawEvent>) {
+    pub fn losses(&mut self, events: &mut Vec<Arrived>) {
         for entry in self.lost.iter() {
             let Ok((WireLossKey(key), per_cpu)) = entry else { continue };
             let total: u64 = per_cpu.iter().sum();
@@ -332,7 +349,8 @@ impl Sensor {
                 let header =
                     Header { time: boottime(), scope: key.scope, kind: key.kind, ..Header::default() };
                 let throttled = key.reason == LOST_BUDGET;
-                events.push(RawEvent { header, body: Body::Loss { kind, count, throttled } });
+                let event = RawEvent { header, body: Body::Loss { kind, count, throttled } };
+                events.push(Arrived { event, flow: Flow::default() });
             }
         }
     }

@@ -16,7 +16,7 @@
 //!
 //! A failure is an [`ApiError`] with a status of 400 or above.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,8 +124,22 @@ pub struct Watch {
     pub last_action: Option<ActionTaken>,
     /// Alerts so far.
     pub alerts: u64,
-    /// Events lost so far.
+    /// Events lost or throttled so far.
     pub lost: u64,
+    /// What became of its events so far, by kind.
+    #[serde(default)]
+    pub events: BTreeMap<String, Tally>,
+}
+
+/// What became of all events of one kind that were wanted of a watch: the three together are what its processes did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// They were judged.
+    pub delivered: u64,
+    /// They found no room on the way.
+    pub lost: u64,
+    /// The container had more on the way than one may have.
+    pub throttled: u64,
 }
 
 /// The daemon itself.

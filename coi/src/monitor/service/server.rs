@@ -30,6 +30,7 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
+use futures_util::stream::{self, StreamExt as _};
 use nix::{
     fcntl::{Flock, FlockArg},
     unistd::{Gid, Group, Uid, User},
@@ -37,11 +38,7 @@ use nix::{
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
-    sync::{Notify, broadcast, mpsc, oneshot},
-};
-use tokio_stream::{
-    StreamExt as _,
-    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+    sync::{Notify, mpsc, oneshot},
 };
 
 use super::{
@@ -55,13 +52,16 @@ use crate::{
     monitor::{
         audit::{self, Log, LogError},
         cgroup::{self, Cgroup, CgroupError},
+        counts::Counts,
         event::Container,
         pipeline::{self, Note, Order, OrderError, Watched},
+        priority,
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
         rules::{RuleSet, recording},
         seccomp,
         sensor::{Sensor, SensorError},
+        viewers::{Shown, View, Viewers},
     },
 };
 
@@ -69,8 +69,6 @@ use crate::{
 const ADMIN_GROUP: &str = "incus-admin";
 /// Where COI mounts the workspace in its containers, and looks for it in others.
 const WORKSPACE: &str = "/workspace";
-/// How many lines a viewer may be behind before it is told that it has missed some.
-const VIEWER_LINES: usize = 8192;
 /// How many notes may wait for a watch's task.
 const NOTES: usize = 8192;
 /// The deepest level at which the kernel side looks for watched cgroups.
@@ -169,6 +167,7 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
     fs::create_dir_all(directory).map_err(failed)?;
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
+    priority::prefer_daemon();
     let set = Arc::new(rulefiles::load(rules, config)?);
     let sensor = Sensor::load(rulefiles::sensor_options(config)?)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
@@ -193,6 +192,7 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
         reloading: tokio::sync::Mutex::default(),
         changed: Notify::new(),
     });
+    give_back();
     tracing::info!(socket = %socket.display(), rules = count, "ready");
     Ok(Started { service, listener, thread, lock })
 }
@@ -339,7 +339,6 @@ impl Service {
             self.end(&running).await?;
         }
         let workspace = found.workspace.as_deref().map(workspace_scope).transpose()?;
-        let (viewers, _) = broadcast::channel(VIEWER_LINES);
         let (notes, inbox) = mpsc::channel(NOTES);
         let container = Arc::new(Container { name: found.name.clone(), id: found.id });
         let log = Log::open(&audit::directory(), &container.name, &container.id)?;
@@ -349,10 +348,11 @@ impl Service {
             path: found.path,
             respond: request.respond.into(),
             workspace: found.inside,
-            viewers,
+            viewers: Viewers::default(),
             onlookers: 0.into(),
             notes,
             unsaid: 0.into(),
+            counts: Counts::default(),
         });
         let watching = Arc::new(Watching::new(
             Arc::clone(&watched),
@@ -593,7 +593,8 @@ async fn status(State(service): State<Arc<Service>>) -> Json<Status> {
     })
 }
 
-async fn list(State(service): State<Arc<Service>>) -> Json<Vec<Watch>> {
+async fn list(State(service): State<Arc<Service>>) -> Result<Json<Vec<Watch>>, Refusal> {
+    service.pipeline.catch_up().await?;
     let mut watches: Vec<_> = service
         .watches()
         .values()
@@ -601,7 +602,7 @@ async fn list(State(service): State<Arc<Service>>) -> Json<Vec<Watch>> {
         .map(|entry| entry.watching.describe())
         .collect();
     watches.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(watches)
+    Ok(Json(watches))
 }
 
 async fn watch(
@@ -624,6 +625,7 @@ async fn one(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
     let watching = service.find(&name)?;
+    service.pipeline.catch_up().await?;
     watching.settled().await;
     Ok(Json(watching.describe()))
 }
@@ -673,8 +675,18 @@ async fn reload(
     let rules = in_force(&set);
     service.pipeline.use_rules(Arc::new(set)).await??;
     service.rules.store(rules, Ordering::Relaxed);
+    give_back();
     tracing::info!(rules, "the rules were read again");
     Ok(Json(Reloaded { rules }))
+}
+
+/// Gives back to the system what loading programs or rules took and needs no more: several times what stays.
+fn give_back() {
+    // SAFETY: the allocator's own function, for any thread at any time; it takes a plain number.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }
 
 fn in_force(rules: &RuleSet) -> usize {
@@ -707,7 +719,7 @@ async fn events(
     Query(query): Query<EventsQuery>,
 ) -> Result<Response, Refusal> {
     let watching = service.find(&query.watch)?;
-    let lines = BroadcastStream::new(watching.watched.viewers.subscribe());
+    let view = watching.watched.viewers.join(query.form != Form::Alerts);
     let onlooker = match query.form {
         Form::Alerts => None,
         Form::Ecs | Form::Recording => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
@@ -723,25 +735,23 @@ async fn events(
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
         Form::Recording => vec![recording::header(&watching.watched.container.name) + "\n"],
     };
-    let first = tokio_stream::iter(first);
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);
-    let rest = lines.filter_map(move |line| match line {
-        Ok(pipeline::Shown::Event(_)) if form == Form::Alerts => None,
-        Ok(shown) if form == Form::Recording => shown.into_recording(),
-        Ok(shown) => shown.into_line(),
-        Err(BroadcastStreamRecvError::Lagged(missed)) if form == Form::Recording => {
-            Some(recording::gap(missed) + "\n")
-        }
-        Err(BroadcastStreamRecvError::Lagged(missed)) => {
-            let why = format!(
-                "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
-            );
-            let record = audit::state(&container, now.state(), &why);
-            Some(format!("{}\n", serde_json::Value::Object(record)))
-        }
+    let shown = stream::unfold(view, async |mut view: View| view.next().await.map(|shown| (shown, view)));
+    let rest = shown.filter_map(move |shown| {
+        std::future::ready(match shown {
+            shown if form == Form::Recording => shown.into_recording(),
+            Shown::Missed(missed) => {
+                let why = format!(
+                    "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
+                );
+                let record = audit::state(&container, now.state(), &why);
+                Some(format!("{}\n", serde_json::Value::Object(record)))
+            }
+            shown => shown.into_line(),
+        })
     });
-    let body = first.chain(rest).map(move |line| {
+    let body = stream::iter(first).chain(rest).map(move |line| {
         // As long as there is a body, somebody looks.
         let _looks = &onlooker;
         Ok::<_, io::Error>(line)

@@ -3,10 +3,12 @@
 //! A line is an object of nested ECS names. Whatever is missing is empty here, and whatever is unknown is
 //! passed over: a viewer must not stop at an event it has not heard of.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::api::{ActionName, Hole, WatchState};
+use super::api::{ActionName, Hole, Tally, WatchState};
 use crate::monitor::rules::{self, Severity};
 
 /// A line.
@@ -110,6 +112,8 @@ pub struct Coi {
     pub socket: Socket,
     /// What was lost.
     pub loss: Loss,
+    /// What became of all events, by kind.
+    pub events: BTreeMap<String, Tally>,
     /// What cannot be seen.
     pub holes: Vec<Hole>,
 }
@@ -187,6 +191,9 @@ pub struct Action {
     /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
+    /// From the event to the decision.
+    #[serde(default)]
+    pub decided_us: Option<u64>,
     /// From the event to the action's end.
     #[serde(default)]
     pub latency_us: Option<u64>,

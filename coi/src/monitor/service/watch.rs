@@ -19,10 +19,11 @@ use crate::monitor::{
     audit::{self, Log},
     cgroup::Cgroup,
     event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, Order, OrderError, Shown, Watched},
+    pipeline::{Decision, Handle, Note, Order, OrderError, Watched},
     respond::{Owner, RespondError, Responder},
     rules::Counters,
     sensor::boottime,
+    viewers::Shown,
 };
 
 /// A watch, as the service and its task share it.
@@ -41,7 +42,6 @@ pub(super) struct Watching {
     /// Held while an action is under way.
     acting: tokio::sync::Mutex<()>,
     alerts: AtomicU64,
-    lost: AtomicU64,
 }
 
 /// What changes.
@@ -71,13 +71,13 @@ impl Watching {
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
         }
     }
 
     /// What clients are told.
     pub(super) fn describe(&self) -> Watch {
         let now = self.now();
+        let events = self.watched.counts.by_kind();
         Watch {
             name: self.watched.container.name.clone(),
             subject: self.subject.clone(),
@@ -86,7 +86,8 @@ impl Watching {
             audit: self.audit.clone(),
             last_action: now.last_action.clone(),
             alerts: self.alerts.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
+            lost: events.values().map(|tally| tally.lost + tally.throttled).sum(),
+            events,
         }
     }
 
@@ -143,8 +144,13 @@ impl Watching {
                 format!("{shown}\n")
             }
         };
-        // Nobody there is no failure.
-        let _ = self.watched.viewers.send(Shown::Line(line.into()));
+        self.watched.viewers.show(&Shown::Line(line.into()));
+    }
+
+    /// Writes down what became of the events so far.
+    async fn sum_up(self: &Arc<Self>) {
+        let counts = self.watched.counts.by_kind();
+        self.record(audit::counts(&self.watched.container, &counts), true).await;
     }
 
     /// Carries out what the pipeline decided, until it is over.
@@ -169,12 +175,14 @@ impl Watching {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
                         self.enter(state, "its cgroup was removed").await;
                     }
-                    if self.ephemeral {
+                    if !self.ephemeral {
+                        self.sum_up().await;
+                    } else {
                         // The service has it disarmed; nobody there means the daemon is ending.
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
                 }
-                Note::Over => return,
+                Note::Over => return self.sum_up().await,
                 Note::Order(order, reply) => {
                     // Who asked may have gone away; it is done all the same.
                     let _ = reply.send(self.obey(order, &pipeline).await);
@@ -189,9 +197,6 @@ impl Watching {
                     }
                 }
                 Note::Lost(event) => {
-                    if let Some(FieldValue::Integer(count)) = event.get(Field::LossCount) {
-                        self.lost.fetch_add(count.unsigned_abs(), Ordering::Relaxed);
-                    }
                     self.record(audit::event(&*event), false).await;
                 }
             }
@@ -255,7 +260,7 @@ impl Watching {
     }
 
     async fn act(self: &Arc<Self>, decision: Decision) {
-        let Decision { event, alert, action, cgroup } = decision;
+        let Decision { event, alert, action, cgroup, decided } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
         // Who asks for the watch meanwhile is answered when the action is over.
         let _acting = self.acting.lock().await;
@@ -311,7 +316,7 @@ impl Watching {
             audit::alert(
                 &event,
                 &alert,
-                &audit::Outcome { action, latency, settled, error: error.as_deref() },
+                &audit::Outcome { action, decided, latency, settled, error: error.as_deref() },
             ),
             true,
         )

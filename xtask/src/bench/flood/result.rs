@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::stats::Summary;
-
-/// The kinds of events in the large ring; all others are in the small one.
-const BULK: [&str; 5] = ["open", "read", "send", "map", "change"];
 
 /// What became of it.
 #[derive(Debug, Serialize)]
@@ -16,40 +13,42 @@ pub(super) struct Flooded {
     pub(super) flood: &'static str,
     pub(super) viewer: bool,
     pub(super) done: u64,
-    pub(super) shown: Option<Shown>,
-    pub(super) lost_in_a: Vec<Loss>,
-    pub(super) lost_in_b: Vec<Loss>,
+    /// The kind of event that it consists of.
+    pub(super) event: Option<&'static str>,
+    pub(super) in_a: Tallies,
+    pub(super) in_b: Tallies,
     pub(super) attacks: Vec<Attacks>,
 }
 
-/// What the viewer was shown of it.
-#[derive(Debug, Serialize)]
-pub(super) struct Shown {
-    /// The producers' events.
-    events: u64,
-    /// The events of any kind that were ready for the viewer, but not waited for.
-    missed: u64,
-    /// Done, and neither shown, lost nor throttled, at least and at most: the missed may all be of this kind, or none.
-    unaccounted: [i64; 2],
+/// What became of events of one kind, by the daemon's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    pub(super) delivered: u64,
+    pub(super) lost: u64,
+    pub(super) throttled: u64,
 }
 
-impl Shown {
-    pub(super) fn new(done: u64, events: u64, missed: u64, lost: u64) -> Self {
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let most = signed(done) - signed(events + lost);
-        let least = most - signed(missed).min(most.max(0));
-        Self { events, missed, unaccounted: [least, most] }
+impl Tally {
+    fn all(self) -> u64 {
+        self.delivered + self.lost + self.throttled
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            delivered: self.delivered - before.delivered,
+            lost: self.lost - before.lost,
+            throttled: self.throttled - before.throttled,
+        }
     }
 }
 
-/// Events that were not delivered.
-#[derive(Debug, Serialize)]
-pub(super) struct Loss {
-    pub(super) kind: String,
-    pub(super) ring: &'static str,
-    /// `ring` if it was full, `budget` if they were throttled.
-    pub(super) reason: String,
-    pub(super) count: u64,
+/// By the event's kind.
+pub(super) type Tallies = BTreeMap<String, Tally>;
+
+/// What came to be since then.
+pub(super) fn since(now: &Tallies, before: &Tallies) -> Tallies {
+    let past = |kind| before.get(kind).copied().unwrap_or_default();
+    now.iter().map(|(kind, tally)| (kind.clone(), tally.since(past(kind)))).collect()
 }
 
 /// The attacks in one place during one flood.
@@ -60,8 +59,10 @@ pub(super) struct Attacks {
     pub(super) missed: usize,
     /// By the attacker's and the watcher's clocks.
     pub(super) observed_us: Option<Summary>,
-    /// By the daemon's records: from the shell's exec on.
+    /// By the daemon's records, from the shell's exec to when all stood still.
     pub(super) recorded_us: Option<Summary>,
+    /// The same, to when the freeze was written.
+    pub(super) decided_us: Option<Summary>,
 }
 
 impl Attacks {
@@ -71,10 +72,11 @@ impl Attacks {
         records: &[Value],
         rule: &str,
     ) -> Self {
-        let recorded = records
-            .iter()
-            .filter(|record| record["rule"]["id"] == rule)
-            .filter_map(|record| Some(record.pointer("/coi/action/latency_us")?.as_u64()? * 1000));
+        let times = |name: &str| {
+            let actions = records.iter().filter(|record| record["rule"]["id"] == rule);
+            let times = actions.filter_map(|record| Some(record["coi"]["action"][name].as_u64()? * 1000));
+            Summary::of(times.collect())
+        };
         let count = latencies.len();
         let observed: Vec<u64> = latencies.into_iter().flatten().collect();
         Self {
@@ -82,144 +84,90 @@ impl Attacks {
             count,
             missed: count - observed.len(),
             observed_us: Summary::of(observed),
-            recorded_us: Summary::of(recorded.collect()),
+            recorded_us: times("latency_us"),
+            decided_us: times("decided_us"),
         }
     }
-}
-
-/// The losses in records of an audit log, by kind and reason.
-pub(super) fn lost(records: &[Value]) -> Vec<Loss> {
-    let mut counts = BTreeMap::<(String, String), u64>::new();
-    for record in records
-        .iter()
-        .filter(|record| record["event"]["action"] == "loss" && record["event"]["kind"] == "event")
-    {
-        let loss = &record["coi"]["loss"];
-        let text = |value: &Value, otherwise: &str| value.as_str().unwrap_or(otherwise).to_owned();
-        let key = (text(&loss["kind"], "unknown"), text(&loss["reason"], "ring"));
-        *counts.entry(key).or_default() += loss["count"].as_u64().unwrap_or_default();
-    }
-    let loss = |((kind, reason), count): ((String, String), u64)| {
-        let ring = if BULK.contains(&&*kind) { "bulk" } else { "priority" };
-        Loss { kind, ring, reason, count }
-    };
-    counts.into_iter().map(loss).collect()
 }
 
 /// Prints the tables for people.
 pub(super) fn print(floods: &[Flooded]) {
     anstream::println!(
-        "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>18}  lost in B",
+        "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {:>8}  lost in B",
         "flood",
         "viewer",
         "done",
-        "shown",
-        "missed",
+        "delivered",
         "lost",
         "throttled",
-        "unaccounted"
+        "besides"
     );
-    for flood in floods.iter().filter(|flood| flood.done > 0) {
-        let lost = |losses: &[Loss], budget: bool| {
-            losses
-                .iter()
-                .filter(|loss| (loss.reason == "budget") == budget)
-                .map(|loss| loss.count)
-                .sum::<u64>()
-        };
-        let [shown, missed, unaccounted] = match &flood.shown {
-            None => ["-", "-", "-"].map(str::to_owned),
-            Some(Shown { events, missed, unaccounted: [least, most] }) => {
-                let range = if least == most { least.to_string() } else { format!("{least} to {most}") };
-                [events.to_string(), missed.to_string(), range]
-            }
-        };
+    for flood in floods {
+        let Some(kind) = flood.event else { continue };
+        let tally = flood.in_a.get(kind).copied().unwrap_or_default();
+        let besides = i128::from(tally.all()) - i128::from(flood.done);
         anstream::println!(
-            "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>18}  {}",
+            "{:<9} {:<6} {:>10} {:>10} {:>10} {:>10} {besides:>8}  {}",
             flood.flood,
             if flood.viewer { "yes" } else { "no" },
             flood.done,
-            shown,
-            missed,
-            lost(&flood.lost_in_a, false),
-            lost(&flood.lost_in_a, true),
-            unaccounted,
-            flood.lost_in_b.iter().map(|loss| loss.count).sum::<u64>(),
+            tally.delivered,
+            tally.lost,
+            tally.throttled,
+            flood.in_b.values().map(|tally| tally.lost + tally.throttled).sum::<u64>(),
         );
-        for (place, losses) in [("A", &flood.lost_in_a), ("B", &flood.lost_in_b)] {
-            for Loss { kind, ring, reason, count } in losses {
-                anstream::println!("{:<16} {place}: {count} {kind} ({ring} ring, {reason})", "");
+        for (other, Tally { lost, throttled, .. }) in &flood.in_a {
+            if other != kind && lost + throttled > 0 {
+                anstream::println!("{:<16} A: {lost} {other} lost, {throttled} throttled", "");
             }
         }
     }
+    anstream::println!("besides: what the attacks and the producers' start add to what was done");
     anstream::println!();
     anstream::println!(
-        "{:<9} {:<6} {:<3} {:>8} {:>7} {:>9} {:>9} {:>9} {:>16} {:>9} {:>9}",
-        "flood",
-        "viewer",
-        "in",
-        "attacks",
-        "missed",
-        "median",
-        "p99",
-        "max",
-        "recorded median",
-        "p99",
-        "max"
+        "{:<9} {:<6} {:<3} {:>7} {:>6}  {:^26}  {:^26}  {:^26}",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "decided",
+        "still",
+        "observed still",
     );
+    anstream::print!("{:<9} {:<6} {:<3} {:>7} {:>6}", "flood", "viewer", "in", "attacks", "missed");
+    anstream::println!("{}", format!("  {:>8} {:>8} {:>8}", "median", "p99", "max").repeat(3));
     for flood in floods {
-        for Attacks { place, count, missed, observed_us, recorded_us } in &flood.attacks {
-            let [observed, recorded] = [observed_us, recorded_us].map(|summary| {
-                summary.map_or(["-".to_owned(), "-".to_owned(), "-".to_owned()], |summary| {
+        for Attacks { place, count, missed, observed_us, recorded_us, decided_us } in &flood.attacks {
+            let viewer = if flood.viewer { "yes" } else { "no" };
+            anstream::print!("{:<9} {viewer:<6} {place:<3} {count:>7} {missed:>6}", flood.flood);
+            for summary in [decided_us, recorded_us, observed_us] {
+                let [median, p99, max] = summary.map_or(["-", "-", "-"].map(str::to_owned), |summary| {
                     [summary.median, summary.p99, summary.max].map(|us| format!("{:.3}", us / 1000.0))
-                })
-            });
-            anstream::println!(
-                "{:<9} {:<6} {place:<3} {count:>8} {missed:>7} {:>9} {:>9} {:>9} {:>16} {:>9} {:>9}",
-                flood.flood,
-                if flood.viewer { "yes" } else { "no" },
-                observed[0],
-                observed[1],
-                observed[2],
-                recorded[0],
-                recorded[1],
-                recorded[2],
-            );
+                });
+                anstream::print!("  {median:>8} {p99:>8} {max:>8}");
+            }
+            anstream::println!();
         }
     }
     anstream::println!(
-        "milliseconds from connect(2) to frozen; recorded: from the shell's exec, by the audit log"
+        "milliseconds, by the audit log from the shell's exec to when the freeze was written (goal: p99 <= 10) and to \
+         when all stood still; observed: from connect(2)"
     );
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn what_is_missed_may_be_of_any_kind() {
-        assert_eq!(Shown::new(100, 60, 0, 40).unaccounted, [0, 0]);
-        assert_eq!(Shown::new(100, 60, 30, 0).unaccounted, [10, 40]);
-        assert_eq!(Shown::new(100, 60, 90, 0).unaccounted, [0, 40]);
-        assert_eq!(Shown::new(100, 103, 5, 0).unaccounted, [-3, -3]);
-    }
-
-    #[test]
-    fn losses_are_summed_by_kind_and_reason() {
-        let record = |kind: &str, reason: Value, count: u64| json!({ "event": { "kind": "event", "action": "loss" }, "coi": { "loss": { "kind": kind, "reason": reason, "count": count } } });
-        let mut records = vec![record("fork", "budget".into(), 2), record("fork", "budget".into(), 3)];
-        records.push(record("open", Value::Null, 4));
-        records.push(
-            json!({ "event": { "kind": "alert", "action": "loss" }, "coi": { "loss": { "count": 9 } } }),
-        );
-        let found: Vec<_> =
-            lost(&records).into_iter().map(|loss| (loss.kind, loss.ring, loss.reason, loss.count)).collect();
-        let wanted = [("fork", "priority", "budget", 5), ("open", "bulk", "ring", 4)];
-        assert_eq!(
-            found,
-            wanted.map(|(kind, ring, reason, count)| (kind.into(), ring, reason.into(), count))
-        );
+    fn what_came_to_be() {
+        let tally = |delivered, lost, throttled| Tally { delivered, lost, throttled };
+        let before = Tallies::from([("fork".to_owned(), tally(1, 2, 3))]);
+        let now = Tallies::from([("fork".to_owned(), tally(5, 7, 9)), ("open".to_owned(), tally(1, 0, 0))]);
+        let wanted =
+            Tallies::from([("fork".to_owned(), tally(4, 5, 6)), ("open".to_owned(), tally(1, 0, 0))]);
+        assert_eq!(since(&now, &before), wanted);
+        assert_eq!(tally(4, 5, 6).all(), 15);
     }
 }
