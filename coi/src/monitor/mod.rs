@@ -9,6 +9,7 @@ pub mod event;
 mod filter;
 pub mod lineage;
 pub mod pipeline;
+pub mod recorder;
 pub mod respond;
 pub mod rulefiles;
 pub mod rules;

@@ -30,6 +30,7 @@ use super::{
     event::{Container, Event, EventKind},
     filter::filter,
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
+    recorder::Recorder,
     respond::{RespondError, action_for},
     rules::{
         Alert, Engine, RuleSet, Unsaid,
@@ -74,24 +75,26 @@ pub struct Watched {
     pub notes: mpsc::Sender<Note>,
     /// Notes that found no room.
     pub unsaid: AtomicU64,
+    /// What found no room on its way to the recording.
+    pub unrecorded: AtomicU64,
 }
 
 /// What a viewer is shown. Events become text where the viewer is served, not in the pipeline.
 #[derive(Clone)]
 pub enum Shown {
-    /// An event.
-    Event(Arc<Event>),
+    /// An event, and the watched cgroup that it is of.
+    Event(u64, Arc<Event>),
     /// A line of JSON.
     Line(Arc<str>),
-    /// What the engine was told beside events, and when.
-    Mark(Mark, u64),
+    /// What the engine was told of a cgroup beside events, and when.
+    Mark(u64, Mark, u64),
 }
 
 impl Shown {
     /// As a line of JSON, if it says something to people.
     pub fn into_line(self) -> Option<String> {
         match self {
-            Self::Event(event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
+            Self::Event(_, event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
             Self::Line(line) => Some(line.to_string()),
             Self::Mark(..) => None,
         }
@@ -100,8 +103,8 @@ impl Shown {
     /// As a line of a recording, if the engine was told of it.
     pub fn into_recording(self) -> Option<String> {
         match self {
-            Self::Event(event) => Some(recording::event(&*event) + "\n"),
-            Self::Mark(mark, time) => Some(recording::mark(mark, time) + "\n"),
+            Self::Event(cgroup, event) => Some(recording::event(cgroup, &*event) + "\n"),
+            Self::Mark(cgroup, mark, time) => Some(recording::mark(cgroup, mark, time) + "\n"),
             Self::Line(_) => None,
         }
     }
@@ -271,6 +274,7 @@ impl Drop for Onlooker {
 pub fn start(
     mut sensor: Sensor,
     rules: Arc<RuleSet>,
+    recorder: Option<Recorder>,
 ) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
     sensor.want(&filter(&rules.wanted()))?;
     let (commands, inbox) = std_mpsc::channel();
@@ -282,6 +286,7 @@ pub fn start(
         sensor,
         lineage: Lineage::default(),
         engine: Engine::new(rules),
+        recorder,
         scopes: HashMap::new(),
         expected: HashMap::new(),
         inbox,
@@ -298,6 +303,8 @@ struct Pipeline {
     sensor: Sensor,
     lineage: Lineage,
     engine: Engine,
+    /// Who writes down what the engine is told.
+    recorder: Option<Recorder>,
     /// What runs now, by the cgroup's id.
     scopes: HashMap<u64, Scoped>,
     /// What is watched whenever it is made, by the cgroup's path.
@@ -440,6 +447,9 @@ impl Pipeline {
     }
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.begin(watched);
+        }
         for path in paths(&watched.path) {
             // Another container may really have the name that this one's cgroup would get after an unclean end.
             let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
@@ -481,7 +491,7 @@ impl Pipeline {
             let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
                 scoped.watched.report(unsaid);
-                scoped.watched.mark(Mark::Thawed);
+                scoped.watched.mark(id, Mark::Thawed, self.recorder.as_ref());
                 scoped.done = None;
             }
         }
@@ -496,7 +506,7 @@ impl Pipeline {
         }
         for (id, scoped) in &self.scopes {
             scoped.watched.report(self.engine.forget(*id));
-            scoped.watched.mark(Mark::Gone);
+            scoped.watched.mark(*id, Mark::Gone, self.recorder.as_ref());
         }
         // What is wanted by rules says nothing of who looks on.
         let looked_at: Vec<_> = self
@@ -532,7 +542,7 @@ impl Pipeline {
         let unsaid = self.engine.forget(id);
         if let Some(scoped) = self.scopes.remove(&id) {
             scoped.watched.report(unsaid);
-            scoped.watched.mark(Mark::Gone);
+            scoped.watched.mark(id, Mark::Gone, self.recorder.as_ref());
         }
     }
 
@@ -595,7 +605,7 @@ impl Pipeline {
         if event.kind == EventKind::Loss {
             scoped.watched.tell(Note::Lost(Box::new(event.clone())));
         }
-        scoped.watched.show(event);
+        scoped.watched.show(scope, event, self.recorder.as_ref());
     }
 }
 
@@ -648,15 +658,27 @@ impl Watched {
         }
     }
 
-    fn mark(&self, mark: Mark) {
+    fn mark(self: &Arc<Self>, cgroup: u64, mark: Mark, recorder: Option<&Recorder>) {
+        let shown = Shown::Mark(cgroup, mark, boottime());
+        if let Some(recorder) = recorder {
+            recorder.record(self, shown.clone());
+        }
         // Nobody there is no failure.
-        let _ = self.viewers.send(Shown::Mark(mark, boottime()));
+        let _ = self.viewers.send(shown);
     }
 
-    fn show(&self, event: Event) {
-        if self.onlookers.load(Ordering::Relaxed) > 0 {
+    fn show(self: &Arc<Self>, cgroup: u64, event: Event, recorder: Option<&Recorder>) {
+        let looked_at = self.onlookers.load(Ordering::Relaxed) > 0;
+        if !looked_at && recorder.is_none() {
+            return;
+        }
+        let shown = Shown::Event(cgroup, Arc::new(event));
+        if let Some(recorder) = recorder {
+            recorder.record(self, shown.clone());
+        }
+        if looked_at {
             // Nobody there any more is no failure.
-            let _ = self.viewers.send(Shown::Event(Arc::new(event)));
+            let _ = self.viewers.send(shown);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     model::Source,
-    recording::Entry,
+    recording::{Entry, Told},
     sample::{Datum, Sample},
 };
 use crate::monitor::event::{EventKind, Field, Record, Value};
@@ -118,9 +118,9 @@ impl Record for Shifted<'_> {
 
 /// The events of a recording.
 pub fn events(entries: Vec<Entry>) -> Vec<Sample> {
-    let event = |entry| match entry {
-        Entry::Event(event) => Some(event),
-        Entry::Mark(_) => None,
+    let event = |entry: Entry| match entry.told {
+        Told::Event(event) => Some(event),
+        Told::Mark(_) => None,
     };
     entries.into_iter().filter_map(event).collect()
 }
