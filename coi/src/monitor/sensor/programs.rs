@@ -487,3 +487,21 @@ fn attach_one(ebpf: &mut Ebpf, attachment: &Attachment, root: &Path, load: bool)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::event::EventKind;
+
+    /// What docs/rules.md and `coi rules check` say of events rests on these names.
+    #[test]
+    fn what_reports_an_event_is_attached() {
+        let attached: Vec<String> =
+            ATTACHMENTS.iter().map(|attachment| attachment.hook.to_string()).collect();
+        for kind in EventKind::ALL {
+            let missing: Vec<_> =
+                kind.programs().iter().filter(|name| !attached.contains(&(**name).to_owned())).collect();
+            assert_eq!(missing, Vec::<&&str>::new(), "{kind} is reported by what is attached nowhere");
+        }
+    }
+}
