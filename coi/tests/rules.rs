@@ -35,7 +35,7 @@ fn coi(directory: &Path, line: &str) -> Said {
 fn as_written(directory: &Path, line: &str, code: i32) {
     let said = coi(directory, line);
     assert_eq!(said.code, code, "{line}\n{}{}", said.out, said.err);
-    let written = format!("$ coi {line}\n{}", said.out);
+    let written = format!("```console\n$ coi {line}\n{}```", said.out);
     assert!(WALK.contains(&written), "docs/authoring.md does not have this:\n{written}");
 }
 
@@ -59,7 +59,7 @@ fn edit(file: &Path, from: &str, to: &str) {
 /// An exec of a recording.
 fn exec(seconds: u64, name: &str, parent: &str) -> String {
     format!(
-        r#"{{"cgroup":8123,"time":{seconds}000000000,"kind":"exec","fields":{{"process.pid":{seconds},"process.executable":"/tmp/{name}","process.name":"{name}","process.parent.name":"{parent}","process.user.id":"1000"}}}}"#
+        r#"{{"cgroup":8123,"time":{seconds}000000000,"kind":"exec","fields":{{"process.pid":{seconds},"process.entity_id":"{seconds}-1","process.executable":"/tmp/{name}","process.name":"{name}","process.parent.name":"{parent}","process.user.id":"1000"}}}}"#
     )
 }
 
@@ -184,7 +184,7 @@ fn a_fixture_is_a_recording_beside_the_rule() {
         (
             1,
             "FAILED r: recorded: it should have stayed quiet and fired 2 times\n    - stays quiet\n    \
-             + fires after 1s: /tmp/xmrig\n    + fires after 2s: /tmp/xmrig\n0 passed, 1 failed\n"
+             + fires after 1 s: /tmp/xmrig\n    + fires after 2 s: /tmp/xmrig\n0 passed, 1 failed\n"
                 .to_owned()
         )
     );
