@@ -12,6 +12,8 @@
 //! a restart while the end of what ran before still lingers, is judged apart. A line that is not understood is an error, never left out: a gap would look like
 //! quiet. It reads and writes lines; files are somebody else's business.
 
+use std::{collections::HashSet, hash::Hash, sync::Arc};
+
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -184,13 +186,44 @@ pub fn json_of(value: Value<'_>) -> Json {
 pub struct Reader {
     lines: u64,
     holds: Holds,
+    texts: Texts,
+}
+
+/// Texts that were read before: the events of one process share its arguments here as they did when they happened.
+#[derive(Debug, Default)]
+struct Texts {
+    single: HashSet<Arc<str>>,
+    lists: HashSet<Arc<[Arc<str>]>>,
+}
+
+/// How many texts are kept to be shared.
+const SHARED: usize = 16_384;
+
+impl Texts {
+    fn text(&mut self, text: &str) -> Arc<str> {
+        self.single.get(text).cloned().unwrap_or_else(|| keep(&mut self.single, text.into()))
+    }
+
+    fn list(&mut self, list: &[Arc<str>]) -> Arc<[Arc<str>]> {
+        self.lists.get(list).cloned().unwrap_or_else(|| keep(&mut self.lists, list.into()))
+    }
+}
+
+/// Keeps one more. When there are too many it begins anew, so that a flood of different ones takes no room.
+fn keep<T: Clone + Eq + Hash>(kept: &mut HashSet<T>, one: T) -> T {
+    if kept.len() >= SHARED {
+        kept.clear();
+    }
+    kept.insert(one.clone());
+    one
 }
 
 impl Reader {
     /// Reads the next line, without its line break. The header and empty lines are no entries.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<Entry>, RecordingError> {
         self.lines += 1;
-        let failed = |what| RecordingError { line: self.lines, what };
+        let line_number = self.lines;
+        let failed = |what| RecordingError { line: line_number, what };
         if line.iter().all(u8::is_ascii_whitespace) && self.lines > 1 {
             return Ok(None);
         }
@@ -200,7 +233,7 @@ impl Reader {
             self.holds = check_header(&object).map_err(failed)?;
             return Ok(None);
         }
-        entry(&object).map(Some).map_err(failed)
+        entry(&object, &mut self.texts).map(Some).map_err(failed)
     }
 
     /// How much it holds, once the first line is read.
@@ -238,7 +271,7 @@ fn named<T>(key: &'static str, value: Option<&Json>, all: [(&'static str, T); 2]
     found.map(|(_, found)| found).ok_or_else(|| What::Unknown(key, name.to_owned()))
 }
 
-fn entry(object: &Map<String, Json>) -> Result<Entry, What> {
+fn entry(object: &Map<String, Json>, texts: &mut Texts) -> Result<Entry, What> {
     if let Some(missed) = object.get("gap") {
         return Err(match named("why", object.get("why"), Gap::ALL)? {
             Gap::Slow => What::Slow(missed.as_u64().unwrap_or(0)),
@@ -257,24 +290,23 @@ fn entry(object: &Map<String, Json>) -> Result<Entry, What> {
     let fields = object.get("fields").and_then(Json::as_object).ok_or(What::Lacks("fields", "an object"))?;
     let fields = fields.iter().map(|(name, value)| {
         let field = Field::from_name(name).ok_or_else(|| What::Unknown("field", name.clone()))?;
-        Ok((field, datum(field, value)?))
+        Ok((field, datum(field, value, texts)?))
     });
     let event = Sample::new(kind, time, fields.collect::<Result<_, _>>()?);
     Ok(Entry { cgroup, told: Told::Event(event) })
 }
 
-fn datum(field: Field, value: &Json) -> Result<Datum, What> {
+fn datum(field: Field, value: &Json, texts: &mut Texts) -> Result<Datum, What> {
     let ty = field.def().ty;
     let datum = match ty {
-        Type::Keyword => value.as_str().map(|text| Datum::Keyword(text.to_owned())),
+        Type::Keyword => value.as_str().map(|text| Datum::Keyword(texts.text(text))),
         Type::Integer => value.as_i64().map(Datum::Integer),
         Type::Boolean => value.as_bool().map(Datum::Boolean),
         Type::Ip => value.as_str().and_then(|text| text.parse().ok()).map(Datum::Ip),
         Type::Keywords => {
-            let texts = value
-                .as_array()
-                .map(|texts| texts.iter().map(|text| text.as_str().map(Into::into)).collect());
-            texts.and_then(|texts: Option<Vec<_>>| texts).map(Datum::Keywords)
+            let list = value.as_array().into_iter().flatten().map(|text| Some(texts.text(text.as_str()?)));
+            let list = value.is_array().then(|| list.collect::<Option<Vec<_>>>()).flatten();
+            list.map(|list| Datum::Keywords(texts.list(&list)))
         }
     };
     datum.ok_or(What::BadValue(field.def().name, ty.name()))
@@ -288,7 +320,7 @@ pub struct Replay {
 
 impl Replay {
     /// A replay by these rules.
-    pub fn new(rules: std::sync::Arc<RuleSet>) -> Self {
+    pub fn new(rules: Arc<RuleSet>) -> Self {
         Self { engine: Engine::new(rules) }
     }
 
@@ -319,7 +351,7 @@ mod tests {
     fn an_event_comes_back_as_it_was() {
         let fields = vec![
             (Field::ProcessPid, Datum::Integer(-7)),
-            (Field::ProcessArgs, Datum::Keywords(vec!["ls".into(), "\u{1b}[0m\n".into()])),
+            (Field::ProcessArgs, Datum::Keywords(Arc::new(["ls".into(), "\u{1b}[0m\n".into()]))),
             (Field::ArgsTruncated, Datum::Boolean(true)),
             (Field::ProcessName, Datum::Keyword("l\"s".into())),
         ];
@@ -344,7 +376,7 @@ mod tests {
         let rule = "[[rule]]\nid = 'twice'\ntitle = 't'\nseverity = 'info'\nevent = 'exec'\ncondition = 'true'\n\
                     window = { over = '1m', at_least = 2 }\n";
         let source = super::super::Source { name: "test".to_owned(), text: rule.to_owned() };
-        let rules = std::sync::Arc::new(RuleSet::compile(&[source], jiff::civil::date(2026, 7, 1)).unwrap());
+        let rules = Arc::new(RuleSet::compile(&[source], jiff::civil::date(2026, 7, 1)).unwrap());
         let exec = |cgroup, time| event(cgroup, &Sample::new(EventKind::Exec, time, Vec::new()));
         let alerts = |all: &[&str]| {
             let (mut replay, mut alerts) = (Replay::new(rules.clone()), Vec::new());

@@ -370,7 +370,7 @@ fn fields(reader: &mut Reader<'_>, table: &DeTable<'_>, prefix: &str, line: &mut
 fn datum(reader: &mut Reader<'_>, field: Field, value: &Spanned<DeValue<'_>>) -> Option<Datum> {
     let name = field.def().name;
     match (field.def().ty, value.get_ref()) {
-        (Type::Keyword, DeValue::String(text)) => Some(Datum::Keyword(text.to_string())),
+        (Type::Keyword, DeValue::String(text)) => Some(Datum::Keyword(text.as_ref().into())),
         (Type::Integer, DeValue::Integer(_)) => reader.integer(name, value).map(Datum::Integer),
         // A size is easier to read than its bytes.
         (Type::Integer, DeValue::String(text)) if quantity::size(text).is_some() => {

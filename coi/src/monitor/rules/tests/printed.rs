@@ -187,7 +187,7 @@ fn line(line: &Line) -> Value {
     }
     let datum = |datum: &Datum| -> Value {
         match datum {
-            Datum::Keyword(text) => text.as_str().into(),
+            Datum::Keyword(text) => text.as_ref().into(),
             Datum::Integer(number) => (*number).into(),
             Datum::Boolean(value) => (*value).into(),
             Datum::Ip(address) => address.to_string().into(),
