@@ -27,7 +27,7 @@ use super::{
 };
 
 /// How much may wait to be written, of all watches.
-const QUEUE: usize = 32_768;
+const QUEUE: usize = 65_536;
 /// How many bytes a recording may have: what runs in a container must not fill the host's disk.
 const MOST: u64 = 1 << 30;
 
