@@ -25,8 +25,19 @@ mod tests {
         "evade-flood-sends",
     ];
 
-    /// A viewer may be too slow for a flood, the audit log is not. It has alerts, so a rule makes one of each connection.
+    /// A viewer may be too slow for a flood, the audit log is not. It has alerts, so rules make one of each connection
+    /// and of each program that is run with a route's name.
     pub(super) const RULE: &str = r#"
+        [[rule]]
+        id = "a-program"
+        title = "A program"
+        description = "Run by a route."
+        severity = "info"
+        attack = ["T1059"]
+        event = "exec"
+        condition = 'process.args_count == 2 and any(process.args, == "true")'
+        message = "{process.executable}"
+
         [[rule]]
         id = "a-connection"
         title = "A connection"
@@ -86,8 +97,9 @@ mod tests {
     #[track_caller]
     fn executed(taken: &Taken, name: &str) -> Value {
         let route = route(taken, name);
-        let told: Vec<_> =
-            route.events("exec").filter(|event| event["process"]["args"] == json!(["true", name])).collect();
+        let told =
+            taken.alerts("a-program").filter(|alert| alert["process"]["args"] == json!(["true", name]));
+        let told: Vec<_> = told.collect();
         let [exec] = told[..] else { panic!("told {} times", told.len()) };
         assert_eq!(exec["process"]["executable"], *route.fact("path"));
         exec.clone()

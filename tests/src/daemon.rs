@@ -12,10 +12,11 @@ use std::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Running, lines};
-use crate::{DEADLINE, eventually};
+use crate::process::{Running, end, lines};
+use crate::{DEADLINE, alerts, eventually};
 
 /// The program under test: what cargo has built where this test is.
 pub fn program() -> PathBuf {
@@ -34,14 +35,21 @@ pub fn program() -> PathBuf {
 pub struct Daemon {
     /// The one that the test has started.
     child: Mutex<Option<Child>>,
+    /// What it was started with.
+    arguments: Vec<String>,
     dir: TempDir,
 }
 
 impl Daemon {
     /// None yet.
     pub fn absent() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
-        Self { child: Mutex::new(None), dir }
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { child: Mutex::new(None), arguments, dir }
     }
 
     /// Starts one, and waits until it answers.
@@ -51,8 +59,8 @@ impl Daemon {
 
     /// Starts one that cannot attach to these tracepoints, such as `syscalls/sys_exit_openat2`.
     pub fn start_without(tracepoints: &[&str], arguments: &[&str]) -> Self {
-        let daemon = Self::absent();
-        let answer = daemon.spawn(tracepoints, arguments);
+        let daemon = Self::with(arguments);
+        let answer = daemon.spawn(tracepoints);
         assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
         daemon
     }
@@ -61,7 +69,7 @@ impl Daemon {
     #[track_caller]
     pub fn refuse_without(tracepoints: &[&str]) -> String {
         let daemon = Self::absent();
-        let answer = daemon.spawn(tracepoints, &[]);
+        let answer = daemon.spawn(tracepoints);
         assert_ne!(answer, "ready", "the daemon starts");
         let child = daemon.child.lock().unwrap().take().unwrap();
         assert_ne!(Running::of("coi daemon", child).finish().code, 0);
@@ -69,14 +77,14 @@ impl Daemon {
     }
 
     /// Starts it; gives the first that it says to who waits for it.
-    fn spawn(&self, tracepoints: &[&str], arguments: &[&str]) -> String {
+    fn spawn(&self, tracepoints: &[&str]) -> String {
         let log = File::create(self.dir.path().join("daemon.log")).unwrap();
         // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
         // to watch it ends by itself, should the test be killed.
         let line = "for tracepoint in $TRACEPOINTS; do
                         mount --bind \"$NONE\" /sys/kernel/tracing/events/$tracepoint/id || exit
                     done
-                    exec \"$0\" daemon --idle-exit 10m --ready-fd 3 \"$@\" 3>&1 >&2";
+                    exec \"$0\" daemon --idle-exit 10m --ready-fd 3 --record \"$RECORDINGS\" \"$@\" 3>&1 >&2";
         let mut command = if tracepoints.is_empty() {
             Command::new("sh")
         } else {
@@ -87,7 +95,8 @@ impl Daemon {
             unshare.args(["--mount", "sh"]).env("NONE", none);
             unshare
         };
-        command.args(["-c", line]).arg(program()).args(arguments).env("TRACEPOINTS", tracepoints.join(" "));
+        command.args(["-c", line]).arg(program()).args(&self.arguments);
+        command.env("TRACEPOINTS", tracepoints.join(" ")).env("RECORDINGS", self.recordings());
         self.point(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
@@ -115,7 +124,47 @@ impl Daemon {
     }
 
     fn point(&self, command: &mut Command) {
-        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.dir.path().join("log"));
+        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.logs());
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn recordings(&self) -> PathBuf {
+        self.dir.path().join("recordings")
+    }
+
+    /// Asserts that a replay of all that was watched gives the alerts of the audit logs, each at its time.
+    fn assert_replayed(&self) {
+        // There is no directory where nothing was watched.
+        for log in fs::read_dir(self.logs()).into_iter().flatten().flatten() {
+            let name = log.file_name().into_string().unwrap();
+            let Some(stem) = name.strip_suffix(".jsonl") else { continue };
+            let text = fs::read_to_string(log.path()).unwrap();
+            let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let told = alerts(&records)
+                .map(|alert| [&alert["coi"]["clock"], &alert["rule"]["id"], &alert["coi"]["message"]]);
+            // A container that was watched twice has one log and two recordings.
+            let recordings = (1..).map(|number| self.recordings().join(format!("{stem}.{number}.jsonl")));
+            let recordings: Vec<_> = recordings.take_while(|path| path.exists()).collect();
+            assert!(!recordings.is_empty(), "{name} was not recorded");
+            let replayed: Vec<Value> = recordings.iter().flat_map(|path| self.replay(path)).collect();
+            let replayed = replayed.iter().map(|alert| [&alert["time"], &alert["rule"], &alert["message"]]);
+            let sorted = |alerts: &mut dyn Iterator<Item = [&Value; 3]>| {
+                let mut alerts: Vec<_> = alerts.map(|alert| alert.map(Value::to_string)).collect();
+                alerts.sort();
+                alerts
+            };
+            assert_eq!(sorted(&mut { replayed }), sorted(&mut { told }), "a replay, and what {name} has");
+        }
+    }
+
+    /// The alerts that a recording gives by this daemon's rules.
+    fn replay(&self, recording: &Path) -> Vec<Value> {
+        let mut replay = self.command(&["rules", "replay", "--format", "json"]);
+        let replayed = end(replay.arg(recording).args(&self.arguments)).expect(0);
+        serde_json::from_slice(&replayed.stdout).unwrap()
     }
 
     /// What the one that the test has started has said.
@@ -141,6 +190,7 @@ impl Daemon {
             Some(child) => {
                 let ended = Running::of("coi daemon", child).finish();
                 assert_eq!(ended.code, 0, "the daemon's end: {}", self.log());
+                self.assert_replayed();
             }
             None => eventually("the daemon has ended", || has_ended(pid)),
         }

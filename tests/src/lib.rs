@@ -5,6 +5,8 @@
 //!   containers are those of workspaces that the tests make;
 //! - the tests of one program share a daemon; when the last of those that run has ended, the daemon is ended too, and
 //!   a program, map, mount or cgroup of it that is left fails the test;
+//! - all that a daemon of the tests watches is recorded; when the daemon has ended, a replay must give the alerts of
+//!   the audit log, one by one;
 //! - nothing is waited for by time: what has an event is waited for by it, and every wait has an end ([`DEADLINE`]).
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness that fails is a test that fails")]

@@ -31,6 +31,9 @@ pub(super) struct Daemon {
     /// A configuration file instead of /etc/coi/config.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Record what the rules are told of each watch to a new file in this directory, for `coi rules replay`.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -42,8 +45,8 @@ impl Daemon {
             .with_ansi(false)
             .init();
         let ready_fd = self.ready_fd.map(inherited).transpose()?;
-        service::run(Options { idle_exit: self.idle_exit, ready_fd, rules: self.rules, config: self.config })
-            .await?;
+        let Self { idle_exit, rules, config, record, .. } = self;
+        service::run(Options { idle_exit, ready_fd, rules, config, record }).await?;
         Ok(Code::OK)
     }
 }

@@ -12,6 +12,7 @@ mod i386;
 pub mod lineage;
 pub mod pipeline;
 mod priority;
+pub mod recorder;
 pub mod respond;
 pub mod rulefiles;
 pub mod rules;

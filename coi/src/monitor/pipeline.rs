@@ -33,6 +33,7 @@ use super::{
     filter::filter,
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     priority,
+    recorder::Recorder,
     respond::{RespondError, action_for},
     rules::{Alert, Engine, RuleSet, Unsaid, recording::Mark},
     sensor::{
@@ -83,6 +84,8 @@ pub struct Watched {
     pub unsaid: AtomicU64,
     /// What became of its events.
     pub counts: Counts,
+    /// What found no room on its way to the recording.
+    pub unrecorded: AtomicU64,
 }
 
 /// What a watch's task is told.
@@ -259,6 +262,7 @@ impl Drop for Onlooker {
 pub fn start(
     mut sensor: Sensor,
     rules: Arc<RuleSet>,
+    recorder: Option<Recorder>,
 ) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
     sensor.want(&filter(&rules.wanted()))?;
     let (commands, inbox) = std_mpsc::channel();
@@ -270,6 +274,7 @@ pub fn start(
         sensor,
         lineage: Lineage::default(),
         engine: Engine::new(rules),
+        recorder,
         scopes: HashMap::default(),
         expected: HashMap::new(),
         inbox,
@@ -287,6 +292,8 @@ struct Pipeline {
     sensor: Sensor,
     lineage: Lineage,
     engine: Engine,
+    /// Who writes down what the engine is told.
+    recorder: Option<Recorder>,
     /// What runs now, by the cgroup's id.
     scopes: HashMap<u64, Scoped, RandomState>,
     /// What is watched whenever it is made, by the cgroup's path.
@@ -478,6 +485,9 @@ impl Pipeline {
     }
 
     fn arm(&mut self, watched: &Arc<Watched>, existing: Option<Arc<Cgroup>>) -> Result<(), SensorError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.begin(watched);
+        }
         for path in paths(&watched.path) {
             // Another container may really have the name that this one's cgroup would get after an unclean end.
             let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
@@ -523,7 +533,7 @@ impl Pipeline {
             let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
                 scoped.watched.report(unsaid);
-                scoped.watched.mark(Mark::Thawed);
+                scoped.watched.mark(id, Mark::Thawed, self.recorder.as_ref());
                 scoped.done = None;
             }
         }
@@ -538,7 +548,7 @@ impl Pipeline {
         }
         for (id, scoped) in &self.scopes {
             scoped.watched.report(self.engine.forget(*id));
-            scoped.watched.mark(Mark::Gone);
+            scoped.watched.mark(*id, Mark::Gone, self.recorder.as_ref());
         }
         // What is wanted by rules says nothing of who looks on.
         let looked_at: Vec<_> = self
@@ -575,7 +585,7 @@ impl Pipeline {
         let unsaid = self.engine.forget(id);
         if let Some(scoped) = self.scopes.remove(&id) {
             scoped.watched.report(unsaid);
-            scoped.watched.mark(Mark::Gone);
+            scoped.watched.mark(id, Mark::Gone, self.recorder.as_ref());
         }
     }
 
@@ -638,7 +648,7 @@ impl Pipeline {
         if event.kind == EventKind::Loss {
             scoped.watched.tell(Note::Lost(Box::new(event.clone())));
         }
-        scoped.watched.show(event);
+        scoped.watched.show(scope, event, self.recorder.as_ref());
     }
 }
 
@@ -686,13 +696,25 @@ impl Watched {
         }
     }
 
-    fn mark(&self, mark: Mark) {
-        self.viewers.show(&Shown::Mark(mark, boottime()));
+    fn mark(self: &Arc<Self>, cgroup: u64, mark: Mark, recorder: Option<&Recorder>) {
+        let shown = Shown::Mark(cgroup, mark, boottime());
+        if let Some(recorder) = recorder {
+            recorder.record(self, shown.clone());
+        }
+        self.viewers.show(&shown);
     }
 
-    fn show(&self, event: Event) {
-        if self.onlookers.load(Ordering::Relaxed) > 0 {
-            self.viewers.show(&Shown::Event(Arc::new(event)));
+    fn show(self: &Arc<Self>, cgroup: u64, event: Event, recorder: Option<&Recorder>) {
+        let looked_at = self.onlookers.load(Ordering::Relaxed) > 0;
+        if !looked_at && recorder.is_none() {
+            return;
+        }
+        let shown = Shown::Event(cgroup, Arc::new(event));
+        if let Some(recorder) = recorder {
+            recorder.record(self, shown.clone());
+        }
+        if looked_at {
+            self.viewers.show(&shown);
         }
     }
 }

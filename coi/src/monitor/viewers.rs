@@ -23,12 +23,12 @@ const EVENTS: usize = 8192;
 /// What a viewer is shown. Events become text where the viewer is served, not in the pipeline.
 #[derive(Clone)]
 pub enum Shown {
-    /// An event.
-    Event(Arc<Event>),
+    /// An event, and the watched cgroup that it is of.
+    Event(u64, Arc<Event>),
     /// A line of JSON.
     Line(Arc<str>),
-    /// What the engine was told beside events, and when.
-    Mark(Mark, u64),
+    /// What the engine was told of a cgroup beside events, and when.
+    Mark(u64, Mark, u64),
     /// So many of the above are missing here.
     Missed(u64),
 }
@@ -37,7 +37,7 @@ impl Shown {
     /// As a line of JSON, if it says something to people.
     pub fn into_line(self) -> Option<String> {
         match self {
-            Self::Event(event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
+            Self::Event(_, event) => Some(format!("{}\n", serde_json::Value::Object(audit::event(&*event)))),
             Self::Line(line) => Some(line.to_string()),
             Self::Mark(..) | Self::Missed(_) => None,
         }
@@ -46,9 +46,9 @@ impl Shown {
     /// As a line of a recording, if the engine was told of it.
     pub fn into_recording(self) -> Option<String> {
         match self {
-            Self::Event(event) => Some(recording::event(&*event) + "\n"),
-            Self::Mark(mark, time) => Some(recording::mark(mark, time) + "\n"),
-            Self::Missed(missed) => Some(recording::gap(missed) + "\n"),
+            Self::Event(cgroup, event) => Some(recording::event(cgroup, &*event) + "\n"),
+            Self::Mark(cgroup, mark, time) => Some(recording::mark(cgroup, mark, time) + "\n"),
+            Self::Missed(missed) => Some(recording::gap(missed, recording::Gap::Slow) + "\n"),
             Self::Line(_) => None,
         }
     }
@@ -88,7 +88,7 @@ impl Viewers {
 impl Viewer {
     /// Is it still there?
     fn show(&self, shown: &Shown) -> bool {
-        let is_event = matches!(shown, Shown::Event(_));
+        let is_event = matches!(shown, Shown::Event(..));
         if is_event && !self.events {
             return !self.to.is_closed();
         }
@@ -142,17 +142,20 @@ mod tests {
     use crate::monitor::event::{Actor, Container, Detail, EventKind};
 
     fn event() -> Shown {
-        Shown::Event(Arc::new(Event {
-            kind: EventKind::Fork,
-            time: 1,
-            setup: false,
-            container: Arc::new(Container { name: "c".into(), id: "1".into() }),
-            actor: Actor::default(),
-            process: None,
-            parent: None,
-            capabilities: Arc::from([]),
-            detail: Detail::None,
-        }))
+        Shown::Event(
+            7,
+            Arc::new(Event {
+                kind: EventKind::Fork,
+                time: 1,
+                setup: false,
+                container: Arc::new(Container { name: "c".into(), id: "1".into() }),
+                actor: Actor::default(),
+                process: None,
+                parent: None,
+                capabilities: Arc::from([]),
+                detail: Detail::None,
+            }),
+        )
     }
 
     fn line(text: &str) -> Shown {
@@ -168,12 +171,12 @@ mod tests {
         }
         viewers.show(&line("an alert"));
         for _ in 0..EVENTS {
-            assert!(matches!(view.next().await, Some(Shown::Event(_))));
+            assert!(matches!(view.next().await, Some(Shown::Event(..))));
         }
         assert!(matches!(view.next().await, Some(Shown::Missed(5))));
         assert!(matches!(view.next().await, Some(Shown::Line(_))));
         viewers.show(&event());
-        assert!(matches!(view.next().await, Some(Shown::Event(_))));
+        assert!(matches!(view.next().await, Some(Shown::Event(..))));
         drop(viewers);
         assert!(view.next().await.is_none());
     }
@@ -186,7 +189,7 @@ mod tests {
             viewers.show(&event());
         }
         for _ in 0..EVENTS {
-            assert!(matches!(view.next().await, Some(Shown::Event(_))));
+            assert!(matches!(view.next().await, Some(Shown::Event(..))));
         }
         assert!(matches!(view.next().await, Some(Shown::Missed(1))));
     }

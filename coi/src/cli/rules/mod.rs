@@ -20,7 +20,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use super::{Code, Failure, Format, Result};
 use crate::monitor::rulefiles::{self, RuleFilesError};
 use crate::monitor::rules::RuleSet;
-use crate::monitor::rules::recording::{Entry, Reader};
+use crate::monitor::rules::recording::{Entry, Holds, Reader};
 use crate::ui;
 
 /// The rules: those built in, those of /etc/coi/rules.d, and those of a directory.
@@ -101,8 +101,8 @@ fn out(text: &str) -> Result<()> {
     ui::out(text).map_err(Failure::system("standard output"))
 }
 
-/// Reads a recording entry by entry.
-fn recording(path: &Path, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+/// Reads a recording entry by entry; gives how much it holds.
+fn recording(path: &Path, mut each: impl FnMut(Entry) -> Result<()>) -> Result<Holds> {
     let failed = |source: io::Error| Failure::System { what: path.display().to_string(), source };
     let mut lines = BufReader::new(fs::File::open(path).map_err(failed)?).split(b'\n');
     let mut reader = Reader::default();
@@ -112,5 +112,6 @@ fn recording(path: &Path, mut each: impl FnMut(Entry) -> Result<()>) -> Result<(
             Some(entry) => each(entry),
             None => Ok(()),
         }
-    })
+    })?;
+    Ok(reader.holds())
 }

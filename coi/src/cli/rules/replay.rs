@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Code, Format, From, Result, load, out, recording};
-use crate::monitor::rules::recording::Replay as Engine;
+use super::{Code, Format, From, Result, load, out, recording, ui};
+use crate::monitor::rules::recording::{Holds, Replay as Engine};
 use crate::monitor::rules::{Alert, RuleSet};
 use crate::ui::plain;
 
@@ -18,7 +18,7 @@ use crate::ui::plain;
                         coi rules replay session.jsonl --diff ./rules ./rules.new"
 )]
 pub(super) struct Replay {
-    /// What `coi monitor --record` wrote.
+    /// What `coi monitor --record` or `coi daemon --record` wrote.
     file: PathBuf,
     #[command(flatten)]
     from: From,
@@ -39,14 +39,24 @@ enum Change {
 
 impl Replay {
     pub(super) fn execute(self) -> Result {
-        let alerts = match self.diff.as_deref() {
+        let (alerts, holds): (Vec<_>, _) = match self.diff.as_deref() {
             Some([old, new]) => {
                 let config = self.from.config.as_deref();
                 let (old, new) = (load(Some(old), config)?, load(Some(new), config)?);
-                difference(&self.alerts(old)?, &self.alerts(new)?)
+                let (old, new) = (self.alerts(old)?, self.alerts(new)?);
+                (difference(&old.0, &new.0), new.1)
             }
-            _ => self.alerts(self.from.load()?)?.into_iter().map(|alert| (None, alert)).collect(),
+            _ => {
+                let (alerts, holds) = self.alerts(self.from.load()?)?;
+                (alerts.into_iter().map(|alert| (None, alert)).collect(), holds)
+            }
         };
+        if holds == Holds::Judged && (self.from.rules.is_some() || self.diff.is_some()) {
+            ui::err(
+                "coi: this recording holds what the rules of then looked at; of what only other rules look at, \
+                 nothing is in it",
+            );
+        }
         out(&match self.format {
             Format::Text => alerts.iter().map(|(change, alert)| line(*change, alert)).collect(),
             Format::Json => {
@@ -59,14 +69,14 @@ impl Replay {
         Ok(Code::OK)
     }
 
-    fn alerts(&self, rules: RuleSet) -> Result<Vec<Alert>> {
+    fn alerts(&self, rules: RuleSet) -> Result<(Vec<Alert>, Holds)> {
         let mut engine = Engine::new(Arc::new(rules));
         let mut alerts = Vec::new();
-        recording(&self.file, |entry| {
+        let holds = recording(&self.file, |entry| {
             engine.judge(&entry, &mut alerts);
             Ok(())
         })?;
-        Ok(alerts)
+        Ok((alerts, holds))
     }
 }
 

@@ -48,6 +48,11 @@ pub fn newest(directory: &Path, name: &str) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
+/// How the files of a container or cgroup are called, less the ending.
+pub fn stem(name: &str, id: &str) -> String {
+    format!("{}.{}", file_name(name), file_name(id))
+}
+
 /// Incus's names have neither dots nor slashes; a cgroup's path can have both.
 fn file_name(name: &str) -> String {
     name.replace(['/', '.'], "_")
@@ -64,7 +69,7 @@ pub struct Log {
 impl Log {
     /// Opens the log of a container, and goes on with its sequence if there is one already.
     pub fn open(directory: &Path, name: &str, id: &str) -> Result<Self, LogError> {
-        let path = directory.join(format!("{}.{}.jsonl", file_name(name), file_name(id)));
+        let path = directory.join(format!("{}.jsonl", stem(name, id)));
         let open = || {
             fs::create_dir_all(directory)?;
             // Others may look for a file whose name they know, as `coi audit path` does.

@@ -7,6 +7,6 @@
 mod log;
 mod record;
 
-pub use log::{Log, LogError, directory, newest};
+pub use log::{Log, LogError, directory, newest, stem};
 pub(crate) use record::timestamp;
 pub use record::{Outcome, alert, counts, coverage, event, note, state};

@@ -1,10 +1,10 @@
 //! What the engine's speed is measured with: rules that are made up, and events like those of usual work.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use super::{
     model::Source,
-    recording::Entry,
+    recording::{Entry, Told},
     sample::{Datum, Sample},
 };
 use crate::monitor::event::{EventKind, Field, Record, Value};
@@ -42,7 +42,7 @@ pub fn generated(count: usize) -> Source {
 
 /// Events as a build, a search and a package manager make them.
 pub fn usual_work() -> Vec<Sample> {
-    let text = |text: String| Datum::Keyword(text);
+    let text = |text: String| Datum::Keyword(text.into());
     let programs = [
         "/usr/bin/git",
         "/usr/bin/rg",
@@ -57,11 +57,11 @@ pub fn usual_work() -> Vec<Sample> {
             (Field::ProcessExecutable, text(program.to_owned())),
             (
                 Field::ProcessArgs,
-                Datum::Keywords(vec![
+                Datum::Keywords(Arc::new([
                     program.into(),
                     "-c".into(),
                     format!("src/module{}/file{n}.c", n % 40).into(),
-                ]),
+                ])),
             ),
             (Field::ParentExecutable, text("/usr/bin/make".to_owned())),
         ];
@@ -72,7 +72,7 @@ pub fn usual_work() -> Vec<Sample> {
     };
     let file = |path: String, write| {
         vec![
-            (Field::FilePath, Datum::Keyword(path)),
+            (Field::FilePath, Datum::Keyword(path.into())),
             (Field::FileWrite, Datum::Boolean(write)),
             (Field::FileCreate, Datum::Boolean(write)),
             (Field::FileWorkspace, Datum::Boolean(true)),
@@ -118,9 +118,9 @@ impl Record for Shifted<'_> {
 
 /// The events of a recording.
 pub fn events(entries: Vec<Entry>) -> Vec<Sample> {
-    let event = |entry| match entry {
-        Entry::Event(event) => Some(event),
-        Entry::Mark(_) => None,
+    let event = |entry: Entry| match entry.told {
+        Told::Event(event) => Some(event),
+        Told::Mark(_) => None,
     };
     entries.into_iter().filter_map(event).collect()
 }

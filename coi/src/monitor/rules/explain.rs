@@ -10,7 +10,7 @@ use super::{
     model::{At, Rule, RuleSet},
     parser::{Node, NodeKind},
     quantity,
-    recording::{Entry, Mark},
+    recording::{Entry, Mark, Told},
 };
 use crate::monitor::event::{Field, Record};
 
@@ -101,8 +101,6 @@ pub struct Explainer<'a> {
     events: u64,
 }
 
-const SCOPE: u64 = 1;
-
 impl<'a> Explainer<'a> {
     /// For one rule of a set, as if it were enabled.
     pub fn new(rules: &'a RuleSet, rule: &'a Rule) -> Self {
@@ -112,24 +110,24 @@ impl<'a> Explainer<'a> {
 
     /// What the rule makes of the next event, in lines. Nothing is said of events that it does not look at.
     pub fn explain(&mut self, entry: &Entry) -> String {
-        match entry {
-            Entry::Event(event) => self.event(event),
-            Entry::Mark(Mark::Thawed) => {
-                self.engine.reset(SCOPE);
+        match &entry.told {
+            Told::Event(event) => self.event(entry.cgroup, event),
+            Told::Mark(Mark::Thawed) => {
+                self.engine.reset(entry.cgroup);
                 "thawed: it begins anew\n".to_owned()
             }
-            Entry::Mark(Mark::Gone) => {
-                self.engine.forget(SCOPE);
+            Told::Mark(Mark::Gone) => {
+                self.engine.forget(entry.cgroup);
                 "gone: it begins anew\n".to_owned()
             }
         }
     }
 
-    pub(super) fn event(&mut self, record: &impl Record) -> String {
+    fn event(&mut self, cgroup: u64, record: &impl Record) -> String {
         self.events += 1;
         let began = *self.began.get_or_insert(record.time());
         let mut alerts: Vec<Alert> = Vec::new();
-        self.engine.evaluate(record, SCOPE, &mut alerts);
+        self.engine.evaluate(record, cgroup, &mut alerts);
         let mut page = String::new();
         for at in self.rule.looking_at(record.kind()) {
             let Some(condition) = self.rule.condition(at) else { continue };
@@ -151,7 +149,7 @@ impl<'a> Explainer<'a> {
             let _ = writeln!(page, "exception{expired}: {}", exception.reason);
             judge(&exception.condition, self.definitions, record).draw(&mut page, 2);
         }
-        for Standing { step, reached, complete } in self.engine.standing(0, record, SCOPE) {
+        for Standing { step, reached, complete } in self.engine.standing(0, record, cgroup) {
             let mark = if complete { "✓" } else { "…" };
             let _ = writeln!(page, "{mark} step `{step}`: {reached}");
         }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aho_corasick::AhoCorasick;
+use foldhash::fast::FixedState;
 
 use super::eval::{Expr, TextTest};
 use crate::monitor::event::{EventKind, Field, Record, Value};
@@ -27,8 +28,8 @@ pub(super) struct Index {
 #[derive(Clone, Debug)]
 struct FieldIndex {
     field: Field,
-    /// By the whole value.
-    whole: HashMap<Box<str>, Box<[u32]>>,
+    /// By the whole value. What is looked up never gets in, so a hash that can be foreseen does no harm.
+    whole: HashMap<Box<str>, Box<[u32]>, FixedState>,
     /// By what the value has in it.
     pieces: Option<Pieces>,
     /// The same, whether letters are large or small.
@@ -81,7 +82,7 @@ impl Index {
         let mut fields: Vec<FieldIndex> = Vec::new();
         for ((field, how), texts) in texts {
             if fields.last().is_none_or(|last| last.field != field) {
-                fields.push(FieldIndex { field, whole: HashMap::new(), pieces: None, any_case: None });
+                fields.push(FieldIndex { field, whole: HashMap::default(), pieces: None, any_case: None });
             }
             let Some(last) = fields.last_mut() else { continue };
             if how == How::Whole {

@@ -15,11 +15,12 @@ const SHOWN: usize = 200;
 /// A message with places for fields.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
 }
 
+/// A part of a message.
 #[derive(Clone, Debug)]
-enum Part {
+pub(super) enum Part {
     Text(String),
     Field(Field),
 }
@@ -27,7 +28,8 @@ enum Part {
 impl Template {
     /// A message without fields.
     pub(super) fn plain(text: &str) -> Self {
-        Self { parts: vec![Part::Text(text.to_owned())] }
+        let text = (!text.is_empty()).then(|| Part::Text(text.to_owned()));
+        Self { parts: text.into_iter().collect() }
     }
 
     /// Reads `{field}` as the field, and `{{` and `}}` as braces.

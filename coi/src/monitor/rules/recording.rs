@@ -1,15 +1,18 @@
 //! Recordings: the events of one container as the engine saw them, to be judged again.
 //!
 //! ```text
-//! {"coi.recording":1,"coi.version":"0.1.0","container.name":"web","events":["exec",...],"fields":["event.action",...]}
-//! {"time":81234567890123,"kind":"exec","fields":{"process.pid":4711,"process.args":["ls","-l"],...}}
-//! {"time":81234567990123,"mark":"thawed"}
+//! {"coi.recording":1,"coi.version":"0.1.0","container.name":"web","holds":"everything","events":["exec",...],"fields":["event.action",...]}
+//! {"cgroup":8123,"time":81234567890123,"kind":"exec","fields":{"process.pid":4711,"process.args":["ls","-l"],...}}
+//! {"cgroup":8123,"time":81234567990123,"mark":"thawed"}
 //! ```
 //!
 //! It promises that what was recorded is judged as it was judged then: the same rules give the same alerts at the
 //! same event times, if the recording began with the watch. Each line is an event with all its fields, or a mark for
-//! what else the engine was told. A line that is not understood is an error, never left out: a gap would look like
+//! what else the engine was told, with the cgroup that it is about: what runs at the same time in two of them, as after
+//! a restart while the end of what ran before still lingers, is judged apart. A line that is not understood is an error, never left out: a gap would look like
 //! quiet. It reads and writes lines; files are somebody else's business.
+
+use std::{collections::HashSet, hash::Hash, sync::Arc};
 
 use serde_json::{Map, Value as Json, json};
 
@@ -25,11 +28,61 @@ pub const VERSION: u64 = 1;
 
 /// One line.
 #[derive(Clone, Debug)]
-pub enum Entry {
+pub struct Entry {
+    /// The cgroup that it is about; which number stands for it means nothing.
+    pub cgroup: u64,
+    /// What the engine was told about it.
+    pub told: Told,
+}
+
+/// What the engine was told.
+#[derive(Clone, Debug)]
+pub enum Told {
     /// Something happened.
     Event(Sample),
-    /// The engine was told something.
+    /// Something else.
     Mark(Mark),
+}
+
+/// How much a recording holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holds {
+    /// Every event.
+    #[default]
+    Everything,
+    /// What the rules that were in force looked at; the rest was left out in the kernel.
+    Judged,
+}
+
+impl Holds {
+    const ALL: [(&'static str, Self); 2] = [("everything", Self::Everything), ("judged", Self::Judged)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Everything => "everything",
+            Self::Judged => "judged",
+        }
+    }
+}
+
+/// Why events are missing in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// They came faster than they could be written.
+    Slow,
+    /// It is as long as it may be.
+    Full,
+}
+
+impl Gap {
+    const ALL: [(&'static str, Self); 2] = [("slow", Self::Slow), ("full", Self::Full)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// What the engine was told beside events.
@@ -76,17 +129,22 @@ enum What {
     #[error("has a value of `{0}` that is not {1}")]
     BadValue(&'static str, &'static str),
     #[error("says that {0} events were not recorded, because the recorder was too slow; record again")]
-    Gap(u64),
+    Slow(u64),
+    #[error(
+        "says that nothing more was recorded, because it is as long as it may be; what is before that line is whole"
+    )]
+    Full,
 }
 
 /// The first line.
-pub fn header(container: &str) -> String {
+pub fn header(container: &str, holds: Holds) -> String {
     let fields: Vec<&str> = Field::TABLE.iter().map(|def| def.name).collect();
     let events: Vec<&str> = EventKind::ALL.into_iter().map(EventKind::name).collect();
     json!({
         "coi.recording": VERSION,
         "coi.version": env!("CARGO_PKG_VERSION"),
         "container.name": container,
+        "holds": holds.name(),
         "events": events,
         "fields": fields,
     })
@@ -94,21 +152,22 @@ pub fn header(container: &str) -> String {
 }
 
 /// The line of an event.
-pub fn event(record: &impl Record) -> String {
+pub fn event(cgroup: u64, record: &impl Record) -> String {
     let present =
         Field::TABLE.iter().filter_map(|def| Some((def.name.to_owned(), json_of(record.get(def.field)?))));
     let fields: Map<String, Json> = present.collect();
-    json!({ "time": record.time(), "kind": record.kind().name(), "fields": fields }).to_string()
+    json!({ "cgroup": cgroup, "time": record.time(), "kind": record.kind().name(), "fields": fields })
+        .to_string()
 }
 
 /// The line of a mark.
-pub fn mark(mark: Mark, time: u64) -> String {
-    json!({ "time": time, "mark": mark.name() }).to_string()
+pub fn mark(cgroup: u64, mark: Mark, time: u64) -> String {
+    json!({ "cgroup": cgroup, "time": time, "mark": mark.name() }).to_string()
 }
 
-/// The line for events that could not be recorded.
-pub fn gap(missed: u64) -> String {
-    json!({ "gap": missed }).to_string()
+/// The line for so many events that are not recorded.
+pub fn gap(missed: u64, why: Gap) -> String {
+    json!({ "gap": missed, "why": why.name() }).to_string()
 }
 
 /// A value as JSON.
@@ -126,22 +185,60 @@ pub fn json_of(value: Value<'_>) -> Json {
 #[derive(Debug, Default)]
 pub struct Reader {
     lines: u64,
+    holds: Holds,
+    texts: Texts,
+}
+
+/// Texts that were read before: the events of one process share its arguments here as they did when they happened.
+#[derive(Debug, Default)]
+struct Texts {
+    single: HashSet<Arc<str>>,
+    lists: HashSet<Arc<[Arc<str>]>>,
+}
+
+/// How many texts are kept to be shared.
+const SHARED: usize = 16_384;
+
+impl Texts {
+    fn text(&mut self, text: &str) -> Arc<str> {
+        self.single.get(text).cloned().unwrap_or_else(|| keep(&mut self.single, text.into()))
+    }
+
+    fn list(&mut self, list: &[Arc<str>]) -> Arc<[Arc<str>]> {
+        self.lists.get(list).cloned().unwrap_or_else(|| keep(&mut self.lists, list.into()))
+    }
+}
+
+/// Keeps one more. When there are too many it begins anew, so that a flood of different ones takes no room.
+fn keep<T: Clone + Eq + Hash>(kept: &mut HashSet<T>, one: T) -> T {
+    if kept.len() >= SHARED {
+        kept.clear();
+    }
+    kept.insert(one.clone());
+    one
 }
 
 impl Reader {
     /// Reads the next line, without its line break. The header and empty lines are no entries.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<Entry>, RecordingError> {
         self.lines += 1;
-        let failed = |what| RecordingError { line: self.lines, what };
+        let line_number = self.lines;
+        let failed = |what| RecordingError { line: line_number, what };
         if line.iter().all(u8::is_ascii_whitespace) && self.lines > 1 {
             return Ok(None);
         }
         let object: Map<String, Json> =
             serde_json::from_slice(line).map_err(|error| failed(What::NotJson(error.to_string())))?;
         if self.lines == 1 {
-            return check_header(&object).map(|()| None).map_err(failed);
+            self.holds = check_header(&object).map_err(failed)?;
+            return Ok(None);
         }
-        entry(&object).map(Some).map_err(failed)
+        entry(&object, &mut self.texts).map(Some).map_err(failed)
+    }
+
+    /// How much it holds, once the first line is read.
+    pub fn holds(&self) -> Holds {
+        self.holds
     }
 
     /// Reads a whole recording.
@@ -152,7 +249,7 @@ impl Reader {
     }
 }
 
-fn check_header(object: &Map<String, Json>) -> Result<(), What> {
+fn check_header(object: &Map<String, Json>) -> Result<Holds, What> {
     if object.get("coi.recording").and_then(Json::as_u64) != Some(VERSION) {
         return Err(What::NoHeader);
     }
@@ -163,45 +260,53 @@ fn check_header(object: &Map<String, Json>) -> Result<(), What> {
     }
     match names("events").find(|name| EventKind::from_name(name).is_none()) {
         Some(name) => Err(What::Unknown("event", name.to_owned())),
-        None => Ok(()),
+        None => named("holds", object.get("holds"), Holds::ALL),
     }
 }
 
-fn entry(object: &Map<String, Json>) -> Result<Entry, What> {
+/// What a text names, of a few things.
+fn named<T>(key: &'static str, value: Option<&Json>, all: [(&'static str, T); 2]) -> Result<T, What> {
+    let name = value.and_then(Json::as_str).ok_or(What::Lacks(key, "a name"))?;
+    let found = all.into_iter().find(|(known, _)| *known == name);
+    found.map(|(_, found)| found).ok_or_else(|| What::Unknown(key, name.to_owned()))
+}
+
+fn entry(object: &Map<String, Json>, texts: &mut Texts) -> Result<Entry, What> {
     if let Some(missed) = object.get("gap") {
-        return Err(What::Gap(missed.as_u64().unwrap_or(0)));
+        return Err(match named("why", object.get("why"), Gap::ALL)? {
+            Gap::Slow => What::Slow(missed.as_u64().unwrap_or(0)),
+            Gap::Full => What::Full,
+        });
     }
+    let number = |key, what| object.get(key).and_then(Json::as_u64).ok_or(What::Lacks(key, what));
+    let cgroup = number("cgroup", "a cgroup's number")?;
     if let Some(mark) = object.get("mark") {
-        let name = mark.as_str().unwrap_or_default();
-        let found = Mark::ALL.into_iter().find(|(known, _)| *known == name);
-        return found
-            .map(|(_, mark)| Entry::Mark(mark))
-            .ok_or_else(|| What::Unknown("mark", name.to_owned()));
+        let mark = named("mark", Some(mark), Mark::ALL)?;
+        return Ok(Entry { cgroup, told: Told::Mark(mark) });
     }
-    let time =
-        object.get("time").and_then(Json::as_u64).ok_or(What::Lacks("time", "a number of nanoseconds"))?;
+    let time = number("time", "a number of nanoseconds")?;
     let kind = object.get("kind").and_then(Json::as_str).ok_or(What::Lacks("kind", "an event's name"))?;
     let kind = EventKind::from_name(kind).ok_or_else(|| What::Unknown("event", kind.to_owned()))?;
     let fields = object.get("fields").and_then(Json::as_object).ok_or(What::Lacks("fields", "an object"))?;
     let fields = fields.iter().map(|(name, value)| {
         let field = Field::from_name(name).ok_or_else(|| What::Unknown("field", name.clone()))?;
-        Ok((field, datum(field, value)?))
+        Ok((field, datum(field, value, texts)?))
     });
-    Ok(Entry::Event(Sample::new(kind, time, fields.collect::<Result<_, _>>()?)))
+    let event = Sample::new(kind, time, fields.collect::<Result<_, _>>()?);
+    Ok(Entry { cgroup, told: Told::Event(event) })
 }
 
-fn datum(field: Field, value: &Json) -> Result<Datum, What> {
+fn datum(field: Field, value: &Json, texts: &mut Texts) -> Result<Datum, What> {
     let ty = field.def().ty;
     let datum = match ty {
-        Type::Keyword => value.as_str().map(|text| Datum::Keyword(text.to_owned())),
+        Type::Keyword => value.as_str().map(|text| Datum::Keyword(texts.text(text))),
         Type::Integer => value.as_i64().map(Datum::Integer),
         Type::Boolean => value.as_bool().map(Datum::Boolean),
         Type::Ip => value.as_str().and_then(|text| text.parse().ok()).map(Datum::Ip),
         Type::Keywords => {
-            let texts = value
-                .as_array()
-                .map(|texts| texts.iter().map(|text| text.as_str().map(Into::into)).collect());
-            texts.and_then(|texts: Option<Vec<_>>| texts).map(Datum::Keywords)
+            let list = value.as_array().into_iter().flatten().map(|text| Some(texts.text(text.as_str()?)));
+            let list = value.is_array().then(|| list.collect::<Option<Vec<_>>>()).flatten();
+            list.map(|list| Datum::Keywords(texts.list(&list)))
         }
     };
     datum.ok_or(What::BadValue(field.def().name, ty.name()))
@@ -215,18 +320,16 @@ pub struct Replay {
 
 impl Replay {
     /// A replay by these rules.
-    pub fn new(rules: std::sync::Arc<RuleSet>) -> Self {
+    pub fn new(rules: Arc<RuleSet>) -> Self {
         Self { engine: Engine::new(rules) }
     }
 
     /// Judges one entry and appends the alerts.
     pub fn judge(&mut self, entry: &Entry, alerts: &mut Vec<Alert>) {
-        // A recording is of one container; which number stands for it means nothing.
-        const SCOPE: u64 = 1;
-        match entry {
-            Entry::Event(event) => self.engine.evaluate(event, SCOPE, alerts),
-            Entry::Mark(Mark::Thawed) => drop(self.engine.reset(SCOPE)),
-            Entry::Mark(Mark::Gone) => drop(self.engine.forget(SCOPE)),
+        match &entry.told {
+            Told::Event(event) => self.engine.evaluate(event, entry.cgroup, alerts),
+            Told::Mark(Mark::Thawed) => drop(self.engine.reset(entry.cgroup)),
+            Told::Mark(Mark::Gone) => drop(self.engine.forget(entry.cgroup)),
         }
     }
 
@@ -241,20 +344,24 @@ mod tests {
     use super::*;
 
     fn lines(lines: &[&str]) -> Result<Vec<Entry>, RecordingError> {
-        Reader::all(format!("{}\n{}", header("web"), lines.join("\n")).as_bytes())
+        Reader::all(format!("{}\n{}", header("web", Holds::Everything), lines.join("\n")).as_bytes())
     }
 
     #[test]
     fn an_event_comes_back_as_it_was() {
         let fields = vec![
             (Field::ProcessPid, Datum::Integer(-7)),
-            (Field::ProcessArgs, Datum::Keywords(vec!["ls".into(), "\u{1b}[0m\n".into()])),
+            (Field::ProcessArgs, Datum::Keywords(Arc::new(["ls".into(), "\u{1b}[0m\n".into()]))),
             (Field::ArgsTruncated, Datum::Boolean(true)),
             (Field::ProcessName, Datum::Keyword("l\"s".into())),
         ];
         let sample = Sample::new(EventKind::Exec, u64::MAX, fields);
-        let entries = lines(&[&event(&sample), "", &mark(Mark::Thawed, 5)]).unwrap();
-        let [Entry::Event(back), Entry::Mark(Mark::Thawed)] = entries.as_slice() else {
+        let entries = lines(&[&event(8, &sample), "", &mark(9, Mark::Thawed, 5)]).unwrap();
+        let [
+            Entry { cgroup: 8, told: Told::Event(back) },
+            Entry { cgroup: 9, told: Told::Mark(Mark::Thawed) },
+        ] = entries.as_slice()
+        else {
             panic!("{entries:?}")
         };
         assert_eq!((back.kind(), back.time()), (EventKind::Exec, u64::MAX));
@@ -263,20 +370,43 @@ mod tests {
         }
     }
 
+    /// The end of what ran before may linger while it runs again.
+    #[test]
+    fn each_cgroup_is_judged_apart() {
+        let rule = "[[rule]]\nid = 'twice'\ntitle = 't'\nseverity = 'info'\nevent = 'exec'\ncondition = 'true'\n\
+                    window = { over = '1m', at_least = 2 }\n";
+        let source = super::super::Source { name: "test".to_owned(), text: rule.to_owned() };
+        let rules = Arc::new(RuleSet::compile(&[source], jiff::civil::date(2026, 7, 1)).unwrap());
+        let exec = |cgroup, time| event(cgroup, &Sample::new(EventKind::Exec, time, Vec::new()));
+        let alerts = |all: &[&str]| {
+            let (mut replay, mut alerts) = (Replay::new(rules.clone()), Vec::new());
+            lines(all).unwrap().iter().for_each(|entry| replay.judge(entry, &mut alerts));
+            alerts.iter().map(|alert| alert.time).collect::<Vec<_>>()
+        };
+        assert_eq!(alerts(&[&exec(1, 10), &exec(1, 20)]), [20]);
+        assert_eq!(alerts(&[&exec(1, 10), &exec(2, 20)]), Vec::<u64>::new());
+        assert_eq!(alerts(&[&exec(1, 10), &exec(2, 20), &mark(1, Mark::Gone, 30), &exec(2, 40)]), [40]);
+    }
+
     #[test]
     fn what_is_not_understood_is_an_error_with_its_line() {
         let error = |line: &str| lines(&[line]).unwrap_err().to_string();
         for (line, words) in [
             ("{", "line 2 of the recording is no JSON object"),
-            (r#"{"time":-1,"kind":"exec","fields":{}}"#, "lacks `time`"),
-            (r#"{"time":1,"kind":"exce","fields":{}}"#, "names the event `exce`"),
-            (r#"{"time":1,"kind":"exec","fields":{"process.pdi":1}}"#, "names the field `process.pdi`"),
+            (r#"{"time":1,"kind":"exec","fields":{}}"#, "lacks `cgroup`"),
+            (r#"{"cgroup":1,"time":-1,"kind":"exec","fields":{}}"#, "lacks `time`"),
+            (r#"{"cgroup":1,"time":1,"kind":"exce","fields":{}}"#, "names the event `exce`"),
             (
-                r#"{"time":1,"kind":"exec","fields":{"process.pid":"1"}}"#,
+                r#"{"cgroup":1,"time":1,"kind":"exec","fields":{"process.pdi":1}}"#,
+                "names the field `process.pdi`",
+            ),
+            (
+                r#"{"cgroup":1,"time":1,"kind":"exec","fields":{"process.pid":"1"}}"#,
                 "a value of `process.pid` that is not integer",
             ),
-            (r#"{"time":1,"mark":"melted"}"#, "names the mark `melted`"),
-            (r#"{"gap":17}"#, "17 events were not recorded"),
+            (r#"{"cgroup":1,"time":1,"mark":"melted"}"#, "names the mark `melted`"),
+            (r#"{"gap":17,"why":"slow"}"#, "17 events were not recorded"),
+            (r#"{"gap":17,"why":"full"}"#, "nothing more was recorded"),
         ] {
             assert!(error(line).contains(words), "{}", error(line));
         }

@@ -7,18 +7,18 @@ use crate::monitor::event::{EventKind, Field, Record, Value};
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Datum {
-    Keyword(String),
+    Keyword(Arc<str>),
     Integer(i64),
     Boolean(bool),
     Ip(IpAddr),
-    Keywords(Vec<Arc<str>>),
+    Keywords(Arc<[Arc<str>]>),
 }
 
 impl Datum {
     /// The same with `{n}` in texts replaced.
     pub(super) fn numbered(&self, n: &str) -> Self {
         match self {
-            Self::Keyword(text) => Self::Keyword(text.replace("{n}", n)),
+            Self::Keyword(text) => Self::Keyword(text.replace("{n}", n).into()),
             Self::Keywords(texts) => {
                 Self::Keywords(texts.iter().map(|text| text.replace("{n}", n).into()).collect())
             }
@@ -32,9 +32,8 @@ impl Datum {
 pub struct Sample {
     kind: EventKind,
     time: u64,
-    /// Each field at most once.
-    fields: Vec<(Field, Datum)>,
-    /// Where in `fields` each field is, by its discriminant.
+    values: Vec<Datum>,
+    /// Where in `values` each field is, by its discriminant.
     places: [u8; FIELDS],
 }
 
@@ -53,8 +52,7 @@ impl Record for Sample {
     }
 
     fn get(&self, field: Field) -> Option<Value<'_>> {
-        let (_, datum) = self.fields.get(usize::from(self.places[field as usize]))?;
-        Some(match datum {
+        Some(match self.values.get(usize::from(self.places[field as usize]))? {
             Datum::Keyword(text) => Value::Keyword(text),
             Datum::Integer(number) => Value::Integer(*number),
             Datum::Boolean(value) => Value::Boolean(*value),
@@ -68,32 +66,32 @@ impl Sample {
     /// An event with these fields; of two values of one field the later counts.
     pub(super) fn new(kind: EventKind, time: u64, fields: Vec<(Field, Datum)>) -> Self {
         let mut sample =
-            Self { kind, time, fields: Vec::with_capacity(fields.len()), places: [NOWHERE; FIELDS] };
+            Self { kind, time, values: Vec::with_capacity(fields.len()), places: [NOWHERE; FIELDS] };
         fields.into_iter().for_each(|(field, datum)| sample.set(field, datum));
         sample
     }
 
     fn set(&mut self, field: Field, datum: Datum) {
-        match self.fields.get_mut(usize::from(self.places[field as usize])) {
-            Some((_, old)) => *old = datum,
+        match self.values.get_mut(usize::from(self.places[field as usize])) {
+            Some(old) => *old = datum,
             None => {
                 // There are as many places as fields, and each is taken once.
-                self.places[field as usize] = self.fields.len() as u8;
-                self.fields.push((field, datum));
+                self.places[field as usize] = self.values.len() as u8;
+                self.values.push(datum);
             }
         }
     }
 
     /// Fills in what follows from what was written.
     pub(super) fn derive(&mut self) {
-        let text = |text: &str| Datum::Keyword(text.to_owned());
+        let text = |text: &str| Datum::Keyword(text.into());
         self.default(Field::EventAction, |record| Some(text(record.kind.name())));
         self.default(Field::Phase, |_| Some(text("guest")));
         self.default(Field::ContainerName, |_| Some(text("test")));
         self.default(Field::ContainerId, |_| Some(text("test")));
         self.default(Field::ProcessPid, |_| Some(Datum::Integer(1000)));
         self.default(Field::ProcessEntityId, |record| match record.get(Field::ProcessPid) {
-            Some(Value::Integer(pid)) => Some(Datum::Keyword(pid.to_string())),
+            Some(Value::Integer(pid)) => Some(Datum::Keyword(pid.to_string().into())),
             _ => None,
         });
         self.default(Field::EventOutcome, |record| {
@@ -101,7 +99,7 @@ impl Sample {
             Some(text(if failed { "failure" } else { "success" }))
         });
         self.default(Field::ProcessCommandLine, |record| match record.get(Field::ProcessArgs) {
-            Some(Value::Keywords(args)) => Some(Datum::Keyword(args.join(" "))),
+            Some(Value::Keywords(args)) => Some(Datum::Keyword(args.join(" ").into())),
             _ => None,
         });
         self.default(Field::ProcessArgsCount, |record| match record.get(Field::ProcessArgs) {
@@ -135,7 +133,7 @@ impl Sample {
     fn last_part(&self, of: Field, separator: char) -> Option<Datum> {
         match self.get(of) {
             Some(Value::Keyword(text)) => {
-                text.rsplit(separator).next().map(|part| Datum::Keyword(part.to_owned()))
+                text.rsplit(separator).next().map(|part| Datum::Keyword(part.into()))
             }
             _ => None,
         }

@@ -35,7 +35,7 @@ use super::{
     load::Reader,
     model::{Rule, RuleSet},
     quantity,
-    recording::{Entry, Reader as RecordingReader, Replay},
+    recording::{Entry, Reader as RecordingReader, Replay, Told},
     sample::{Datum, Sample},
 };
 use crate::monitor::event::{EventKind, Field, Record, Type};
@@ -129,21 +129,21 @@ pub fn entries(rule: &Rule, name: &str, fixtures: &Fixtures<'_>) -> Result<Vec<E
 /// A test of a rule.
 #[derive(Clone, Debug)]
 pub(super) struct Test {
-    name: String,
-    times: Times,
-    events: Given,
+    pub(super) name: String,
+    pub(super) times: Times,
+    pub(super) events: Given,
 }
 
 /// What a test's events are.
 #[derive(Clone, Debug)]
-enum Given {
+pub(super) enum Given {
     Lines(Vec<Line>),
     Fixture(String),
 }
 
 /// How often the rule must fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Times {
+pub(super) enum Times {
     /// Once or more.
     Some,
     Exactly(u64),
@@ -151,13 +151,13 @@ enum Times {
 
 /// One line of a test: an event, or many like it.
 #[derive(Clone, Debug)]
-struct Line {
-    kind: EventKind,
-    at: u64,
-    every: u64,
+pub(super) struct Line {
+    pub(super) kind: EventKind,
+    pub(super) at: u64,
+    pub(super) every: u64,
     /// `None` where the line is one event and `{n}` means nothing.
-    repeat: Option<u64>,
-    fields: Vec<(Field, Datum)>,
+    pub(super) repeat: Option<u64>,
+    pub(super) fields: Vec<(Field, Datum)>,
 }
 
 impl Test {
@@ -196,7 +196,9 @@ impl Test {
             Given::Lines(lines) => {
                 let mut samples: Vec<Sample> = lines.iter().flat_map(Line::samples).collect();
                 samples.sort_by_key(Record::time);
-                Ok(samples.into_iter().map(Entry::Event).collect())
+                // They are of one container.
+                let entry = |event| Entry { cgroup: 1, told: Told::Event(event) };
+                Ok(samples.into_iter().map(entry).collect())
             }
             Given::Fixture(name) => {
                 let bytes = fixtures(rule.origin(), name)?;
@@ -208,9 +210,9 @@ impl Test {
 }
 
 fn time(entry: &Entry) -> Option<u64> {
-    match entry {
-        Entry::Event(event) => Some(event.time()),
-        Entry::Mark(_) => None,
+    match &entry.told {
+        Told::Event(event) => Some(event.time()),
+        Told::Mark(_) => None,
     }
 }
 
@@ -368,7 +370,7 @@ fn fields(reader: &mut Reader<'_>, table: &DeTable<'_>, prefix: &str, line: &mut
 fn datum(reader: &mut Reader<'_>, field: Field, value: &Spanned<DeValue<'_>>) -> Option<Datum> {
     let name = field.def().name;
     match (field.def().ty, value.get_ref()) {
-        (Type::Keyword, DeValue::String(text)) => Some(Datum::Keyword(text.to_string())),
+        (Type::Keyword, DeValue::String(text)) => Some(Datum::Keyword(text.as_ref().into())),
         (Type::Integer, DeValue::Integer(_)) => reader.integer(name, value).map(Datum::Integer),
         // A size is easier to read than its bytes.
         (Type::Integer, DeValue::String(text)) if quantity::size(text).is_some() => {

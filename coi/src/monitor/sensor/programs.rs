@@ -558,7 +558,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::monitor::seccomp;
+    use crate::monitor::{event::EventKind, seccomp};
 
     /// Those that Incus denies to everybody, has no 32-bit form, or cannot be closed by name.
     const ELSEWHERE: &[&str] = &[
@@ -590,5 +590,17 @@ mod tests {
             .filter(|call| !closed.contains(call) && !ELSEWHERE.contains(call))
             .collect();
         assert_eq!(open, [""; 0]);
+    }
+
+    /// What docs/rules.md and `coi rules check` say of events rests on these names.
+    #[test]
+    fn what_reports_an_event_is_attached() {
+        let attached: Vec<String> =
+            ATTACHMENTS.iter().map(|attachment| attachment.hook.to_string()).collect();
+        for kind in EventKind::ALL {
+            let missing: Vec<_> =
+                kind.programs().iter().filter(|name| !attached.contains(&(**name).to_owned())).collect();
+            assert_eq!(missing, Vec::<&&str>::new(), "{kind} is reported by what is attached nowhere");
+        }
     }
 }

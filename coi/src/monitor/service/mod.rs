@@ -23,4 +23,6 @@ pub struct Options {
     pub rules: Option<PathBuf>,
     /// A configuration file instead of the system's own.
     pub config: Option<PathBuf>,
+    /// A directory for recordings of all that is watched.
+    pub record: Option<PathBuf>,
 }

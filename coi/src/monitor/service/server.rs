@@ -56,6 +56,7 @@ use crate::{
         event::Container,
         pipeline::{self, Note, Order, OrderError, Watched},
         priority,
+        recorder::{RecordError, Recorder},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
         rulefiles::{self, RuleFilesError},
         rules::{RuleSet, recording},
@@ -104,6 +105,9 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
+    /// Nothing can be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The pipeline does not start.
     #[error(transparent)]
     Pipeline(#[from] pipeline::StartError),
@@ -118,15 +122,15 @@ pub fn admin_group() -> Option<Gid> {
 }
 
 /// Runs the daemon until it is told to end, or has had nothing to watch for `options.idle_exit`.
-pub async fn run(options: Options) -> Result<(), ServerError> {
-    let ready = options.ready_fd.map(fs::File::from);
+pub async fn run(mut options: Options) -> Result<(), ServerError> {
+    let ready = options.ready_fd.take().map(fs::File::from);
     let say = |words: &str| {
         if let Some(mut ready) = ready.as_ref() {
             // Who does not listen any more needs no answer.
             let _ = ready.write_all(words.as_bytes());
         }
     };
-    let started = start(options.rules.as_deref(), options.config.as_deref()).await;
+    let started = start(&options).await;
     match &started {
         Ok(_) => say(READY),
         Err(error) => say(&format!("{error}\n")),
@@ -135,7 +139,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
     let Started { service, listener, thread, lock } = started?;
     let result = serve(&service, listener, options.idle_exit).await;
     service.pipeline.stop();
-    // The programs are gone when the thread is.
+    // The programs are gone when the thread is, and the recordings are written.
     if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         tracing::error!("the monitor's thread did not end in order");
     }
@@ -157,7 +161,8 @@ fn socket() -> PathBuf {
     std::env::var_os("COI_SOCKET").map_or_else(|| super::api::DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, ServerError> {
+async fn start(options: &Options) -> Result<Started, ServerError> {
+    let Options { rules, config, record, .. } = options;
     if !Uid::effective().is_root() {
         return Err(ServerError::NotRoot);
     }
@@ -168,11 +173,12 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
     priority::prefer_daemon();
-    let set = Arc::new(rulefiles::load(rules, config)?);
-    let sensor = Sensor::load(rulefiles::sensor_options(config)?)?;
+    let set = Arc::new(rulefiles::load(rules.as_deref(), config.as_deref())?);
+    let recorder = record.as_deref().map(Recorder::start).transpose()?;
+    let sensor = Sensor::load(rulefiles::sensor_options(config.as_deref())?)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = in_force(&set);
-    let (pipeline, thread) = pipeline::start(sensor, set)?;
+    let (pipeline, thread) = pipeline::start(sensor, set, recorder)?;
     // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(failed)?;
@@ -187,8 +193,8 @@ async fn start(rules: Option<&Path>, config: Option<&Path>) -> Result<Started, S
         programs,
         holes,
         rules: count.into(),
-        rule_files: rules.map(Path::to_owned),
-        config: config.map(Path::to_owned),
+        rule_files: rules.clone(),
+        config: config.clone(),
         reloading: tokio::sync::Mutex::default(),
         changed: Notify::new(),
     });
@@ -353,6 +359,7 @@ impl Service {
             notes,
             unsaid: 0.into(),
             counts: Counts::default(),
+            unrecorded: 0.into(),
         });
         let watching = Arc::new(Watching::new(
             Arc::clone(&watched),
@@ -733,7 +740,9 @@ async fn events(
     let coverage = format!("{}\n", serde_json::Value::Object(coverage));
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
-        Form::Recording => vec![recording::header(&watching.watched.container.name) + "\n"],
+        Form::Recording => {
+            vec![recording::header(&watching.watched.container.name, recording::Holds::Everything) + "\n"]
+        }
     };
     let container = Arc::clone(&watching.watched.container);
     let now = Arc::clone(&watching);

@@ -3,7 +3,10 @@
 use insta::assert_snapshot;
 
 use super::*;
-use crate::monitor::rules::{explain::Explainer, recording::Entry};
+use crate::monitor::rules::{
+    explain::Explainer,
+    recording::{Entry, Told},
+};
 
 fn explained(text: &str, lines: &[&str]) -> String {
     let set = rules(text);
@@ -11,7 +14,7 @@ fn explained(text: &str, lines: &[&str]) -> String {
     lines
         .iter()
         .flat_map(|line| records(line))
-        .map(|sample| explainer.explain(&Entry::Event(sample)))
+        .map(|sample| explainer.explain(&Entry { cgroup: 1, told: Told::Event(sample) }))
         .collect()
 }
 

@@ -7,6 +7,7 @@ mod diagnostics;
 mod engine;
 mod explain;
 mod lint;
+mod printed;
 mod robustness;
 mod sigma;
 mod wanted;

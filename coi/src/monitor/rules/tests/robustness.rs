@@ -101,7 +101,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_recording_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC*") {
-        let header = recording::header("x");
+        let header = recording::header("x", recording::Holds::Everything);
         let all = [&bytes, [header.as_bytes(), b"\n", &bytes].concat().as_slice(), [header.as_bytes(), b"\n", text.as_bytes()].concat().as_slice()]
             .map(recording::Reader::all);
         for error in all.into_iter().filter_map(Result::err) {
