@@ -24,6 +24,11 @@ macro_rules! in_both {
         $crate::in_both! { @one in_a_container_of_coi, Coi, $take, $module: $($test)* }
         $crate::in_both! { @one in_a_foreign_container, Foreign, $take, $module: $($test)* }
     };
+    // And in a foreign one with the option that the 32-bit calls are seen.
+    ($take:expr, $module:ident, i386: $($test:ident)*) => {
+        $crate::in_both! { $take, $module: $($test)* }
+        $crate::in_both! { @one in_a_foreign_container_with_i386, ForeignI386, $take, $module: $($test)* }
+    };
     (@one $container:ident, $owner:ident, $take:expr, $module:ident: $($test:ident)*) => {
         mod $container {
             use std::sync::LazyLock;
@@ -48,6 +53,8 @@ pub enum Owner {
     Coi,
     /// Somebody else did, and COI was attached to it.
     Foreign,
+    /// The same, and the 32-bit system calls are seen.
+    ForeignI386,
 }
 
 /// What was really done, and all that was told.
@@ -77,7 +84,8 @@ impl Taken {
     pub fn take_with(owner: Owner, routes: &[&str], tracepoints: &[&str], rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let [config, more] = ["config.toml", "rules"].map(|name| dir.path().join(name));
-        fs::write(&config, harmless()).unwrap();
+        let sensor = if owner == Owner::ForeignI386 { "[sensor]\ni386 = true\n" } else { "" };
+        fs::write(&config, harmless() + sensor).unwrap();
         fs::create_dir(&more).unwrap();
         fs::write(more.join("more.toml"), rules).unwrap();
         let arguments = ["--config", config.to_str().unwrap(), "--rules", more.to_str().unwrap()];
@@ -90,7 +98,7 @@ impl Taken {
         );
         let (said, events, audit) = match owner {
             Owner::Coi => launched(&coi, &script),
-            Owner::Foreign => attached(&coi, &script),
+            Owner::Foreign | Owner::ForeignI386 => attached(&coi, &script),
         };
         let said = said.expect(0).text();
         let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
