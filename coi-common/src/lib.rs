@@ -470,7 +470,7 @@ pub struct Scope {
     pub workspace_device: u32,
     /// 1 while the container's init runs; always 1 for a plain cgroup.
     pub started: u32,
-    /// 1 if everything is wanted of it from the beginning; see [`Control::everything`] for later.
+    /// 1 if every event of it is wanted from the beginning, whether a rule needs it or not.
     pub everything: u32,
     /// The cgroup's depth below the hierarchy's root.
     pub level: u32,
@@ -511,16 +511,6 @@ pub struct Flow {
     pub priority: u64,
     /// In the bulk ring.
     pub bulk: u64,
-}
-
-/// What user space says about a watched cgroup while it is watched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Control {
-    /// What it has taken out of the rings so far.
-    pub taken: Flow,
-    /// 1 while somebody wants to see every event, whether a rule needs it or not.
-    pub everything: u64,
 }
 
 /// How many bytes of a name the tests on opened files compare: one less than a power of two, so that a mask bounds them.

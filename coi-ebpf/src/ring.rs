@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuHashMap, RingBuf},
 };
 use coi_common::{
-    BULK_BUDGET, Control, DECISIVE_BUDGET, Flow, Kind, LOST_BUDGET, LOST_RING, LossKey, PRIORITY_BUDGET,
+    BULK_BUDGET, DECISIVE_BUDGET, Flow, Kind, LOST_BUDGET, LOST_RING, LossKey, PRIORITY_BUDGET,
 };
 
 /// What is rare and decisive.
@@ -31,7 +31,11 @@ static LOST: PerCpuHashMap<LossKey, u64> = PerCpuHashMap::with_max_entries(8192,
 static SENT: HashMap<u64, Flow> = HashMap::with_max_entries(4096, 0);
 /// What user space has taken of it; written by user space only.
 #[map]
-static CONTROLS: HashMap<u64, Control> = HashMap::with_max_entries(4096, 0);
+static TAKEN: HashMap<u64, Flow> = HashMap::with_max_entries(4096, 0);
+/// The watched cgroups of which somebody wants to see every event, whether a rule needs it or not. Apart from [`TAKEN`]:
+/// what is written as often as that may be read while it becomes another's.
+#[map]
+static LOOKED: HashMap<u64, u8> = HashMap::with_max_entries(4096, 0);
 /// One number: 1 while the reader sleeps.
 #[map]
 static SLEEPS: Array<u32> = Array::with_max_entries(1, 0);
@@ -68,37 +72,40 @@ impl Weight {
 /// Is every event of this watched cgroup wanted?
 #[inline(always)]
 pub fn everything(scope: u64) -> bool {
-    // SAFETY: one number of a value that only user space writes.
-    unsafe { CONTROLS.get(scope) }.is_some_and(|control| control.everything != 0)
+    // SAFETY: the value is not looked at.
+    unsafe { LOOKED.get(scope) }.is_some()
 }
 
 /// A cgroup comes into scope.
 #[inline(always)]
 pub fn begin(scope: u64, everything: u32) {
     let _ = SENT.insert(scope, Flow { priority: 0, bulk: 0 }, 0);
-    let control = Control { taken: Flow { priority: 0, bulk: 0 }, everything: u64::from(everything) };
-    let _ = CONTROLS.insert(scope, control, 0);
+    let _ = TAKEN.insert(scope, Flow { priority: 0, bulk: 0 }, 0);
+    if everything != 0 {
+        let _ = LOOKED.insert(scope, 1, 0);
+    }
 }
 
 /// A cgroup goes out of scope.
 #[inline(always)]
 pub fn end(scope: u64) {
     let _ = SENT.remove(scope);
-    let _ = CONTROLS.remove(scope);
+    let _ = TAKEN.remove(scope);
+    let _ = LOOKED.remove(scope);
 }
 
 /// Lets a record of `len` bytes pass, and gives the flags to send it with.
 #[inline(always)]
 fn admit(weight: Weight, scope: u64, len: u64) -> Option<u64> {
     // Without an entry there is no budget: a cgroup that is just being put in scope or taken out.
-    let (Some(sent), Some(control)) = (SENT.get_ptr_mut(scope), CONTROLS.get_ptr(scope)) else {
+    let (Some(sent), Some(taken)) = (SENT.get_ptr_mut(scope), TAKEN.get_ptr(scope)) else {
         return Some(wake(weight != Weight::Bulk));
     };
     // SAFETY: pointers to maps' values stay valid while the program runs; the counter is only added to atomically.
     let (counter, taken) = unsafe {
         match weight {
-            Weight::Bulk => (&raw mut (*sent).bulk, (*control).taken.bulk),
-            _ => (&raw mut (*sent).priority, (*control).taken.priority),
+            Weight::Bulk => (&raw mut (*sent).bulk, (*taken).bulk),
+            _ => (&raw mut (*sent).priority, (*taken).priority),
         }
     };
     // SAFETY: as above.

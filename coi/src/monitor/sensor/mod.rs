@@ -9,7 +9,7 @@ pub mod decode;
 mod programs;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
@@ -20,7 +20,11 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuHashMap, RingBuf},
 };
 pub use btf::BtfError;
-use coi_common::{CGROUP_PATH, Control, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
+use coi_common::{CGROUP_PATH, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
 pub use programs::AttachError;
 use serde::Deserialize;
 
@@ -100,15 +104,22 @@ pub struct Sensor {
     wanted: Array<MapData, WireWanted>,
     names: BpfHashMap<MapData, WireNameKey, u32>,
     sent: BpfHashMap<MapData, u64, WireFlow>,
-    controls: BpfHashMap<MapData, u64, WireControl>,
-    /// What has been said in `controls`.
-    said: HashMap<u64, Control>,
+    taken: BpfHashMap<MapData, u64, WireFlow>,
+    /// What has been said in `taken`.
+    settled: HashMap<u64, Flow>,
+    looked: BpfHashMap<MapData, u64, u8>,
+    /// What has been said in `looked`.
+    looked_at: HashSet<u64>,
     lost: PerCpuHashMap<MapData, WireLossKey, u64>,
     /// What has been told of the loss counters.
     told: HashMap<LossKey, u64>,
     programs: Vec<String>,
     holes: Vec<Hole>,
     undecodable: u64,
+    /// What was taken from the rings before its turn.
+    held: Vec<Arrived>,
+    /// The time of the latest record of the priority ring.
+    reached: u64,
 }
 
 /// A record on its way. Until it is given to [`Sensor::settle`] it counts against what its container may have on the way.
@@ -137,7 +148,6 @@ wire! {
     WireWanted(Wanted);
     WireNameKey(NameKey);
     WireFlow(Flow);
-    WireControl(Control);
 }
 
 /// What to tell the kernel side of the events that anybody wants.
@@ -168,13 +178,17 @@ impl Sensor {
             wanted: Array::try_from(take(&mut ebpf, "WANTED")?)?,
             names: BpfHashMap::try_from(take(&mut ebpf, "NAMES")?)?,
             sent: BpfHashMap::try_from(take(&mut ebpf, "SENT")?)?,
-            controls: BpfHashMap::try_from(take(&mut ebpf, "CONTROLS")?)?,
-            said: HashMap::new(),
+            taken: BpfHashMap::try_from(take(&mut ebpf, "TAKEN")?)?,
+            settled: HashMap::new(),
+            looked: BpfHashMap::try_from(take(&mut ebpf, "LOOKED")?)?,
+            looked_at: HashSet::new(),
             lost: PerCpuHashMap::try_from(take(&mut ebpf, "LOST")?)?,
             told: HashMap::new(),
             programs,
             holes,
             undecodable: 0,
+            held: Vec::new(),
+            reached: 0,
             _ebpf: ebpf,
         })
     }
@@ -211,8 +225,9 @@ impl Sensor {
     pub fn watch(&mut self, id: u64, scope: Scope) -> Result<(), SensorError> {
         self.allow_level(scope.level)?;
         self.sent.insert(id, WireFlow(Flow::default()), 0)?;
-        self.controls.insert(id, WireControl(Control::default()), 0)?;
-        self.said.remove(&id);
+        self.taken.insert(id, WireFlow(Flow::default()), 0)?;
+        self.settled.remove(&id);
+        self.looked_at.remove(&id);
         self.scopes.insert(id, WireScope(scope), 0)?;
         Ok(())
     }
@@ -221,12 +236,15 @@ impl Sensor {
     pub fn unwatch(&mut self, id: u64) -> Result<(), SensorError> {
         ignore_missing(self.scopes.remove(&id))?;
         ignore_missing(self.sent.remove(&id))?;
-        ignore_missing(self.controls.remove(&id))
+        ignore_missing(self.taken.remove(&id))?;
+        ignore_missing(self.looked.remove(&id))
     }
 
     /// A watched cgroup has been removed, or is watched no longer, and what was lost of it has been told.
     pub fn forget(&mut self, id: u64) {
-        self.said.remove(&id);
+        self.settled.remove(&id);
+        self.looked_at.remove(&id);
+        let _ = self.looked.remove(&id);
         // What cannot be removed takes room for nothing, and no more.
         for (key, _) in self.told.extract_if(|key, _| key.scope == id) {
             let _ = self.lost.remove(&WireLossKey(key));
@@ -239,8 +257,7 @@ impl Sensor {
         for (key, tests) in &filter.names {
             self.names.insert(WireNameKey(*key), *tests, 0)?;
         }
-        let anywhere = self.said.values().any(|control| control.everything != 0);
-        let wanted = Wanted { somewhere_everything: anywhere.into(), ..filter.wanted };
+        let wanted = Wanted { somewhere_everything: (!self.looked_at.is_empty()).into(), ..filter.wanted };
         self.wanted.set(0, WireWanted(wanted), 0)?;
         for WireNameKey(key) in old {
             if !filter.names.contains_key(&key) {
@@ -252,11 +269,14 @@ impl Sensor {
 
     /// Says whether every event of a watched cgroup is wanted, whatever [`Self::want`] says.
     pub fn want_everything(&mut self, id: u64, everything: bool) -> Result<(), SensorError> {
-        let control = self.said.entry(id).or_default();
-        control.everything = everything.into();
-        let control = *control;
-        ignore_missing(self.controls.insert(id, WireControl(control), BPF_EXIST))?;
-        let anywhere = self.said.values().any(|control| control.everything != 0);
+        if everything {
+            self.looked.insert(id, 1, 0)?;
+            self.looked_at.insert(id);
+        } else {
+            ignore_missing(self.looked.remove(&id))?;
+            self.looked_at.remove(&id);
+        }
+        let anywhere = !self.looked_at.is_empty();
         let WireWanted(wanted) = self.wanted.get(&0, 0)?;
         if (wanted.somewhere_everything != 0) != anywhere {
             let wanted = Wanted { somewhere_everything: anywhere.into(), ..wanted };
@@ -286,13 +306,15 @@ impl Sensor {
         Ok(())
     }
 
-    /// Takes what has arrived, ordered by the kernel's clock.
+    /// Takes what has happened by now, ordered by the kernel's clock; what happened meanwhile is left for the next call.
     ///
-    /// The priority ring is emptied first: what happened in the bulk ring before one of its records is in the
-    /// bulk ring by then, so an open is never judged after the connection that followed it.
+    /// The bulk ring is emptied between two looks at the priority ring: so an open is neither judged after the
+    /// connection that followed it, nor before the exec that it followed. A record that is not written to its end keeps
+    /// those behind it in its ring: while the priority ring is kept so, what came later through the bulk ring waits.
     pub fn drain(&mut self, events: &mut Vec<Arrived>) {
-        let begin = events.len();
-        for (ring, bulk) in [(&mut self.priority, false), (&mut self.bulk, true)] {
+        let now = boottime();
+        for bulk in [false, true, false] {
+            let ring = if bulk { &mut self.bulk } else { &mut self.priority };
             while let Some(record) = ring.next() {
                 match decode::decode(&record) {
                     Ok(event) => {
@@ -302,7 +324,10 @@ impl Sensor {
                         } else {
                             Flow { bulk: 0, priority: len }
                         };
-                        events.push(Arrived { event, flow });
+                        if !bulk {
+                            self.reached = self.reached.max(event.header.time);
+                        }
+                        self.held.push(Arrived { event, flow });
                     }
                     Err(error) => {
                         self.undecodable += 1;
@@ -311,17 +336,23 @@ impl Sensor {
                 }
             }
         }
-        events[begin..].sort_by_key(|arrived| arrived.event.header.time);
+        if self.held.is_empty() {
+            return;
+        }
+        let mut left = [PollFd::new(self.priority.as_fd(), PollFlags::POLLIN)];
+        // If it cannot be asked, order matters less than that nothing waits for ever.
+        let is_left = ppoll(&mut left, Some(TimeSpec::from_duration(Duration::ZERO)), None) == Ok(1);
+        release(&mut self.held, if is_left { now.min(self.reached) } else { now }, events);
     }
 
     /// So much of a container's has been dealt with: it may send as much again.
     pub fn settle(&mut self, id: u64, flow: Flow) {
-        let control = self.said.entry(id).or_default();
-        control.taken.priority = control.taken.priority.wrapping_add(flow.priority);
-        control.taken.bulk = control.taken.bulk.wrapping_add(flow.bulk);
+        let settled = self.settled.entry(id).or_default();
+        settled.priority = settled.priority.wrapping_add(flow.priority);
+        settled.bulk = settled.bulk.wrapping_add(flow.bulk);
         // A cgroup that is gone has no budget to be given back.
-        if self.controls.insert(id, WireControl(*control), BPF_EXIST).is_err() {
-            self.said.remove(&id);
+        if self.taken.insert(id, WireFlow(*settled), BPF_EXIST).is_err() {
+            self.settled.remove(&id);
         }
     }
 
@@ -356,6 +387,13 @@ impl Sensor {
     }
 }
 
+/// Moves what happened until then, in order.
+fn release(held: &mut Vec<Arrived>, until: u64, to: &mut Vec<Arrived>) {
+    held.sort_by_key(|arrived| arrived.event.header.time);
+    let count = held.partition_point(|arrived| arrived.event.header.time <= until);
+    to.extend(held.drain(..count));
+}
+
 /// CLOCK_BOOTTIME in nanoseconds, the clock of all events.
 pub fn boottime() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
@@ -384,5 +422,28 @@ fn ignore_missing(result: Result<(), MapError>) -> Result<(), SensorError> {
             Ok(())
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: u64) -> Arrived {
+        let header = Header { time, ..Header::default() };
+        Arrived { event: RawEvent { header, body: Body::Fork }, flow: Flow::default() }
+    }
+
+    #[test]
+    fn what_happened_later_waits_and_all_is_in_order() {
+        let mut held = vec![at(5), at(9), at(2)];
+        let mut events = Vec::new();
+        let times = |events: &[Arrived]| events.iter().map(|e| e.event.header.time).collect::<Vec<_>>();
+        release(&mut held, 5, &mut events);
+        assert_eq!((times(&events), times(&held)), (vec![2, 5], vec![9]));
+        held.push(at(7));
+        release(&mut held, 10, &mut events);
+        assert_eq!(times(&events), [2, 5, 7, 9]);
+        assert!(held.is_empty());
     }
 }
