@@ -276,7 +276,10 @@ pub fn exit_connect(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 pub fn connected(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
-    let result = call.result()?;
+    // What was answered, or timed out, has sent a SYN.
+    let result = call
+        .result()
+        .filter(|result| matches!(*result, 0 | EINPROGRESS | EPERM | EACCES | ENETUNREACH | EHOSTUNREACH))?;
     let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     if family == AF_UNIX {
