@@ -16,7 +16,7 @@ use coi_common::{I386_CALLS, I386_SOCKETCALL};
 use crate::{
     call::{Call, user},
     change, connect, io,
-    kernel::{Structure, current, frozen, offset, registers},
+    kernel::{Structure, current, offset, registers},
     listen, open, redirect, scope, sendto, syscall,
 };
 
@@ -112,8 +112,8 @@ impl Call for InMemory {
     }
 }
 
-/// After every system call of the machine. Costs each some tens of nanoseconds; `cargo xtask bench overhead --i386` says
-/// how many. Linux 5.15 on.
+/// After every system call of the machine. Costs each some tens of nanoseconds; `cargo xtask bench overhead` says how
+/// many. Linux 5.15 on.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_i386(ctx: RawTracePointContext) -> i32 {
     let status: u32 = current().number(offset!(task_thread_status));

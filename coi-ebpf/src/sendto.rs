@@ -164,11 +164,13 @@ fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
         )
     };
     let len = if read == 0 { len } else { 0 };
+    // By reference: a copy of it would fill the stack.
+    let key: &Correspondent = correspondent;
     // SAFETY: the value is not looked at.
-    if unsafe { ADDRESSED.get(&*correspondent) }.is_some() {
+    if unsafe { ADDRESSED.get(key) }.is_some() {
         return None;
     }
-    let _ = ADDRESSED.insert(&*correspondent, 1, 0);
+    let _ = ADDRESSED.insert(key, 1, 0);
     tell(sender, len)
 }
 

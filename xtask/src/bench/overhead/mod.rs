@@ -60,10 +60,11 @@ enum State {
     Outside,
     Inside,
     Emitted,
+    I386,
 }
 
 impl State {
-    const ALL: [Self; 4] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted];
+    const ALL: [Self; 5] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted, Self::I386];
 
     fn title(self) -> &'static str {
         match self {
@@ -71,6 +72,7 @@ impl State {
             Self::Outside => "outside",
             Self::Inside => "inside",
             Self::Emitted => "inside, every event",
+            Self::I386 => "outside, i386 seen",
         }
     }
 }
@@ -150,7 +152,10 @@ impl Visit<'_> {
         if self.state == State::Nothing {
             return self.work(signals).await;
         }
-        coi.start(&[], signals).await?;
+        let config = coi.dir().join("config.toml");
+        let sensor = if self.state == State::I386 { "[sensor]\ni386 = true\n" } else { "" };
+        std::fs::write(&config, sensor).map_err(coi::io_error(config.display().to_string()))?;
+        coi.start(&["--config".as_ref(), config.as_ref()], signals).await?;
         let worked = self.watched(coi, signals).await;
         coi.stop().await;
         worked
@@ -176,7 +181,7 @@ impl Visit<'_> {
 
     async fn work(&self, signals: &mut Signals) -> Result<Vec<Sample>> {
         let place = match self.state {
-            State::Nothing | State::Outside => &self.places.unwatched,
+            State::Nothing | State::Outside | State::I386 => &self.places.unwatched,
             State::Inside | State::Emitted => &self.places.watched,
         };
         let batches = self.workshop.loops(place, self.batches, signals).await?;
