@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use coi_tests::routes::PROGRAM;
 use coi_tests::{Coi, DEFAULT, Gate, Running, TINY, USER, incus};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 #[test]
 fn streams_and_exit_code_pass_through() {
@@ -113,4 +115,31 @@ fn two_at_once_in_one_workspace() {
     let first = coi.container();
     let second = format!("{}2", first.trim_end_matches('1'));
     assert_eq!(names, [format!("{first}\n"), format!("{second}\n")]);
+}
+
+#[test]
+fn what_is_allowed_stays_open_and_is_said_to_be_a_hole() {
+    const ENTRIES: [(&str, &str, &str); 2] =
+        [("i386", "openat-int80", "int80"), ("io-uring", "io-uring-setup", "io-uring")];
+    let coi = Coi::new();
+    fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+    for allowed in ["", "i386", "io-uring", "i386,io-uring"] {
+        let script = ENTRIES.map(|(_, route, _)| format!("./routes {route} 192.0.2.1")).join("; ");
+        let mut words = vec!["run", "--image", TINY];
+        if !allowed.is_empty() {
+            words.extend(["--allow", allowed]);
+        }
+        let ended = coi.coi(&[&words[..], &["--", "sh", "-c", &script]].concat()).expect(0);
+        let reports: Vec<Value> =
+            ended.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let audit = coi.audit(&coi.container());
+        let coverage = audit.iter().rfind(|record| record["coi"]["holes"].is_array()).unwrap();
+        let holes: Vec<_> =
+            coverage["coi"]["holes"].as_array().unwrap().iter().map(|hole| &hole["id"]).collect();
+        for ((entry, _, hole), report) in ENTRIES.iter().zip(&reports) {
+            let open = allowed.split(',').any(|allowed| allowed == *entry);
+            assert_eq!(report["errno"] != 38, open, "--allow {allowed}: {report}");
+            assert_eq!(holes.iter().any(|id| *id == hole), open, "--allow {allowed}: {holes:?}");
+        }
+    }
 }
