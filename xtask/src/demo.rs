@@ -255,6 +255,8 @@ fn line(record: &Value) -> String {
     let time = text(record, "/@timestamp").split('T').nth(1).unwrap_or_default();
     let time = time.get(..12).unwrap_or(time);
     let (what, colour) = match text(record, "/coi/severity") {
+        // Coverage, counts and notes are about no state.
+        "" if record["coi"]["state"].is_null() => (text(record, "/event/kind"), AnsiColor::BrightBlack),
         "" => (text(record, "/coi/state"), AnsiColor::BrightBlack),
         what @ ("info" | "warning") => (what, AnsiColor::Yellow),
         what => (what, AnsiColor::Red),
