@@ -2,7 +2,16 @@
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::TracePointContext};
 
-use crate::kernel::{argument0, argument1, argument2, argument3, argument4, argument5};
+use crate::kernel;
+
+/// What a call gives back when it fails; `include/uapi/asm-generic/errno-base.h` and `errno.h`.
+pub const EPERM: i64 = -1;
+pub const EACCES: i64 = -13;
+pub const EROFS: i64 = -30;
+pub const ENOSYS: i64 = -38;
+pub const ENETUNREACH: i64 = -101;
+pub const EHOSTUNREACH: i64 = -113;
+pub const EINPROGRESS: i64 = -115;
 
 /// What programs ask of a call.
 pub trait Call {
@@ -32,14 +41,7 @@ impl Call for TracePointContext {
 
     #[inline(always)]
     fn argument(&self, place: u32) -> u64 {
-        match place {
-            0 => argument0(),
-            1 => argument1(),
-            2 => argument2(),
-            3 => argument3(),
-            4 => argument4(),
-            _ => argument5(),
-        }
+        kernel::argument(place)
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 
 use crate::{
-    call::Call,
+    call::{Call, EACCES, EPERM, EROFS},
     exec::bounded,
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name},
     ring::{self, Weight},
@@ -36,9 +36,6 @@ const SYS_SYMLINKAT: u32 = 266;
 const SYS_FCHMODAT: u32 = 268;
 const SYS_RENAMEAT2: u32 = 316;
 const SYS_FCHMODAT2: u32 = 452;
-const EPERM: i64 = -1;
-const EACCES: i64 = -13;
-const EROFS: i64 = -30;
 
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -14,32 +14,25 @@ use coi_common::{
 };
 
 use crate::{
-    call::Call,
+    call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM},
     exec::bounded,
-    kernel::{Structure, argument1, argument2, current, offset, pointer, read, syscall},
+    kernel::{Structure, argument, current, offset, pointer, read, syscall},
     listen,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
-    stream::{self, AF_INET, AF_INET6, AF_UNIX},
+    stream::{self, AF_INET, AF_INET6, AF_UNIX, SOCK_RAW, SOCK_STREAM},
     task,
 };
 
 const TCP_SYN_SENT: i32 = 2;
 const TCP_LISTEN: i32 = 10;
-const SOCK_STREAM: u16 = 1;
-const SOCK_RAW: u16 = 3;
 const IPPROTO_ICMP: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const IPPROTO_ICMPV6: u32 = 58;
 /// Linux's own number for multipath TCP; its subflows report themselves as TCP.
 const IPPROTO_MPTCP: u32 = 262;
-const EPERM: i64 = -1;
-const EACCES: i64 = -13;
-const ENETUNREACH: i64 = -101;
-const EHOSTUNREACH: i64 = -113;
-const EINPROGRESS: i64 = -115;
 /// The result of a call that has not returned yet.
 const UNKNOWN: i32 = 1;
 /// The longest `sun_path`.
@@ -326,9 +319,9 @@ pub fn connected(call: &impl Call) -> Option<()> {
 /// `to` has room for a `sockaddr_in6`.
 #[inline(always)]
 unsafe fn passed(to: *mut u8) {
-    let size = if argument2() >= SOCKADDR as u64 { SOCKADDR } else { SOCKADDR_IN };
+    let size = if argument(2) >= SOCKADDR as u64 { SOCKADDR } else { SOCKADDR_IN };
     // SAFETY: the caller's promise; the helper checks the other address itself, and writes zeros where it cannot read.
-    unsafe { bpf_probe_read_user(to.cast(), size as u32, argument1() as *const _) };
+    unsafe { bpf_probe_read_user(to.cast(), size as u32, argument(1) as *const _) };
 }
 
 /// The name of an AF_UNIX socket is taken from the socket at the other end: where its file is, or its abstract name.

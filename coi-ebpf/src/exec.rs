@@ -13,7 +13,7 @@ use coi_common::{
 
 use crate::{
     call::Call,
-    kernel::{Structure, argument0, argument1, current, offset, read},
+    kernel::{Structure, argument, current, offset, read},
     name::{AT_FDCWD, Name},
     open::refused,
     path::{self, PATH_MASK, PATH_SPACE},
@@ -123,14 +123,14 @@ pub fn bounded(number: u64, mask: u64) -> u64 {
 /// scope's look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_execve(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: argument0() });
+    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: argument(0) });
     0
 }
 
 /// After execveat(2). As [`exit_execve`].
 #[tracepoint]
 pub fn exit_execveat(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: argument0() as i32, text: argument1() });
+    let _ = failed(&ctx, || Name { directory: argument(0) as i32, text: argument(1) });
     0
 }
 

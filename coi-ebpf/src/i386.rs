@@ -41,39 +41,29 @@ fn place() -> u32 {
     if place < I386_CALLS { place } else { 0 }
 }
 
-/// A 32-bit call with its arguments in registers.
-struct Registers(RawTracePointContext);
-
-/// A 32-bit call with its arguments in memory: of socketcall(2), and of the old mmap(2).
-struct InMemory {
+/// A 32-bit call.
+struct Entered {
     ctx: RawTracePointContext,
-    arguments: u64,
+    /// Where in memory its arguments are, if they are not in registers: of socketcall(2), and of the old mmap(2).
+    block: Option<u64>,
 }
 
-#[inline(always)]
-fn native() -> u32 {
-    NATIVE.get(place()).copied().unwrap_or(u32::MAX)
-}
-
-/// The same in a `struct msghdr` of 32-bit programs.
-#[inline(always)]
-fn message(header: u64) -> Option<(u64, u64)> {
-    Some((u64::from(user::<u32>(header)?), u64::from(user::<u32>(header + 4)?)))
-}
-
-impl Call for Registers {
+impl Call for Entered {
     #[inline(always)]
     fn result(&self) -> Option<i64> {
-        Some(self.0.arg::<i64>(1))
+        Some(self.ctx.arg::<i64>(1))
     }
 
     #[inline(always)]
     fn number(&self) -> u32 {
-        native()
+        NATIVE.get(place()).copied().unwrap_or(u32::MAX)
     }
 
     #[inline(always)]
     fn argument(&self, place: u32) -> u64 {
+        if let Some(block) = self.block {
+            return u64::from(user::<u32>(block + 4 * u64::from(place)).unwrap_or(u32::MAX));
+        }
         u64::from(registers().number::<u32>(match place {
             0 => offset!(regs_bx),
             1 => offset!(regs_cx),
@@ -84,31 +74,10 @@ impl Call for Registers {
         }))
     }
 
+    /// A `struct msghdr` of 32-bit programs.
     #[inline(always)]
     fn message(&self, header: u64) -> Option<(u64, u64)> {
-        message(header)
-    }
-}
-
-impl Call for InMemory {
-    #[inline(always)]
-    fn result(&self) -> Option<i64> {
-        Some(self.ctx.arg::<i64>(1))
-    }
-
-    #[inline(always)]
-    fn number(&self) -> u32 {
-        native()
-    }
-
-    #[inline(always)]
-    fn argument(&self, place: u32) -> u64 {
-        u64::from(user::<u32>(self.arguments + 4 * u64::from(place)).unwrap_or(u32::MAX))
-    }
-
-    #[inline(always)]
-    fn message(&self, header: u64) -> Option<(u64, u64)> {
-        message(header)
+        Some((u64::from(user::<u32>(header)?), u64::from(user::<u32>(header + 4)?)))
     }
 }
 
@@ -131,22 +100,22 @@ macro_rules! entries {
         /// See [`exit_i386`].
         #[raw_tracepoint]
         pub fn $program(ctx: RawTracePointContext) -> i32 {
-            let $call = &form!($form, ctx);
+            let $call = &Entered { ctx, block: block!($form) };
             let _ = $does;
             0
         }
     )*};
 }
 
-macro_rules! form {
-    (registers, $ctx:ident) => {
-        Registers($ctx)
+macro_rules! block {
+    (registers) => {
+        None
     };
-    (socketcall, $ctx:ident) => {
-        InMemory { ctx: $ctx, arguments: u64::from(registers().number::<u32>(offset!(regs_cx))) }
+    (socketcall) => {
+        Some(u64::from(registers().number::<u32>(offset!(regs_cx))))
     };
-    (block, $ctx:ident) => {
-        InMemory { ctx: $ctx, arguments: u64::from(registers().number::<u32>(offset!(regs_bx))) }
+    (block) => {
+        Some(u64::from(registers().number::<u32>(offset!(regs_bx))))
     };
 }
 
@@ -161,12 +130,10 @@ entries! {
     i386_change: registers, |call| change::changed(call);
     i386_connect: registers, |call| connect::connected(call);
     i386_accept: registers, |call| listen::accepted(call);
-    i386_sendto: registers, |call| sendto::sent(call);
-    i386_sendmsg: registers, |call| sendto::sent_message(call);
+    i386_send: registers, |call| sendto::sent(call);
     i386_socketcall_connect: socketcall, |call| connect::connected(call);
     i386_socketcall_accept: socketcall, |call| listen::accepted(call);
-    i386_socketcall_sendto: socketcall, |call| sendto::sent(call);
-    i386_socketcall_sendmsg: socketcall, |call| sendto::sent_message(call);
+    i386_socketcall_send: socketcall, |call| sendto::sent(call);
     i386_ptrace: registers, |call| syscall::traced(call);
     i386_clone: registers, |call| syscall::cloned(call);
     i386_clone3: registers, |call| syscall::cloned3(call);

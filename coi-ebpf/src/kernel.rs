@@ -106,40 +106,17 @@ pub fn registers() -> Typed {
     Typed(unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) } as *const u8)
 }
 
-/// The system call's first argument.
+/// A native system call's argument by its place, 0 to 5.
 #[inline(always)]
-pub fn argument0() -> u64 {
-    registers().number(offset!(regs_di))
-}
-
-/// The system call's second argument.
-#[inline(always)]
-pub fn argument1() -> u64 {
-    registers().number(offset!(regs_si))
-}
-
-/// The system call's third argument.
-#[inline(always)]
-pub fn argument2() -> u64 {
-    registers().number(offset!(regs_dx))
-}
-
-/// The system call's fourth argument.
-#[inline(always)]
-pub fn argument3() -> u64 {
-    registers().number(offset!(regs_r10))
-}
-
-/// The system call's fifth argument.
-#[inline(always)]
-pub fn argument4() -> u64 {
-    registers().number(offset!(regs_r8))
-}
-
-/// The system call's sixth argument.
-#[inline(always)]
-pub fn argument5() -> u64 {
-    registers().number(offset!(regs_r9))
+pub fn argument(place: u32) -> u64 {
+    registers().number(match place {
+        0 => offset!(regs_di),
+        1 => offset!(regs_si),
+        2 => offset!(regs_dx),
+        3 => offset!(regs_r10),
+        4 => offset!(regs_r8),
+        _ => offset!(regs_r9),
+    })
 }
 
 /// The number of the system call that the acting task is in; something else where it is in none.

@@ -10,7 +10,7 @@ use coi_common::{Address, Header, Kind, Local};
 use crate::{
     call::Call,
     connect::{self, Connection},
-    kernel::{Structure, argument0, current, offset, read, syscall},
+    kernel::{Structure, argument, current, offset, read, syscall},
     ring::{self, Weight},
     scope,
     scope::Watched,
@@ -118,7 +118,7 @@ fn listened() -> Option<()> {
     if waits != current().number::<u32>(offset!(task_pid)) {
         return None;
     }
-    let (_, sk) = stream::socket(stream::file(argument0())?)?;
+    let (_, sk) = stream::socket(stream::file(argument(0))?)?;
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
     tell(Kind::Listen, &watched, stream::own(sk), protocol);
     Some(())

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Open};
 
 use crate::{
-    call::Call,
+    call::{Call, EACCES, EPERM},
     exec::bounded,
     io,
     kernel::{offset, pointer, read},
@@ -28,8 +28,6 @@ use crate::{
 const FMODE_WRITE: u32 = 1 << 1;
 /// `include/linux/fs.h`: this open made the file.
 const FMODE_CREATED: u32 = 1 << 20;
-const EPERM: i64 = -1;
-const EACCES: i64 = -13;
 /// System calls, as numbered on x86-64.
 const SYS_OPEN: u32 = 2;
 const SYS_CREAT: u32 = 85;

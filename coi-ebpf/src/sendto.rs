@@ -15,23 +15,22 @@ use coi_common::{
 };
 
 use crate::{
-    call::Call,
+    call::{Call, EACCES, EPERM},
     exec::bounded,
     kernel::{Structure, current, offset, read},
     ring::{self, Weight},
     scope::{self, Watched},
-    stream::{self, AF_INET, AF_INET6, AF_PACKET, AF_UNIX},
+    stream::{self, AF_INET, AF_INET6, AF_PACKET, AF_UNIX, SOCK_RAW, SOCK_STREAM},
     task,
 };
 
-const SOCK_STREAM: u16 = 1;
-const SOCK_RAW: u16 = 3;
-const EPERM: i64 = -1;
-const EACCES: i64 = -13;
 /// The longest `sun_path`, and a `struct sockaddr_in6` and a `struct sockaddr_ll` as well.
 const NAME: usize = 108;
 /// Bounds its length.
 const NAME_MASK: u64 = 127;
+/// sendto(2) on x86-64.
+const SYS_SENDTO: u32 = 44;
+
 /// To whom a process has sent.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -64,41 +63,37 @@ struct DatagramRecord {
 #[map]
 static DATAGRAMS: PerCpuArray<DatagramRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// After sendto(2). Costs, watched: some 50 ns unless the socket is one of these. Linux 5.15 on.
+/// After sendto(2), sendmsg(2) and sendmmsg(2), of which the first message is looked at. Costs, watched: some 50 ns unless
+/// the socket is one of these. Linux 5.15 on.
 #[tracepoint]
-pub fn exit_sendto(ctx: TracePointContext) -> u32 {
+pub fn exit_send(ctx: TracePointContext) -> u32 {
     let _ = sent(&ctx);
     0
 }
 
-/// After sendmsg(2), and after sendmmsg(2), in which the first message comes first. As [`exit_sendto`].
-#[tracepoint]
-pub fn exit_sendmsg(ctx: TracePointContext) -> u32 {
-    let _ = sent_message(&ctx);
-    0
-}
-
 /// After sendmmsg(2), if it sent more than one message: that there were more, to where is not known. A program of its
-/// own, since older verifiers do not take both in one. As [`exit_sendto`].
+/// own: of both in one the compiler makes something that the verifier refuses. As [`exit_send`].
 #[tracepoint]
 pub fn exit_sendmmsg(ctx: TracePointContext) -> u32 {
     let _ = sent_more(&ctx);
     0
 }
 
-/// What [`exit_sendto`] does.
+/// What [`exit_send`] does.
 #[inline(always)]
 pub fn sent(call: &impl Call) -> Option<()> {
     let sender = sender(call)?;
-    sent_to(&sender, call.argument(4), call.argument(5))
-}
-
-/// What [`exit_sendmsg`] does.
-#[inline(always)]
-pub fn sent_message(call: &impl Call) -> Option<()> {
-    let sender = sender(call)?;
-    let (name, len) = call.message(call.argument(1))?;
-    sent_to(&sender, name, len)
+    let (name, len) = if call.number() == SYS_SENDTO {
+        (call.argument(4), call.argument(5))
+    } else {
+        // In an array of messages the first comes first.
+        call.message(call.argument(1))?
+    };
+    // Without an address it went to where the socket is connected.
+    if name == 0 || len < 2 {
+        return None;
+    }
+    address(&sender, name + 2, len - 2)
 }
 
 /// What [`exit_sendmmsg`] does.
@@ -133,15 +128,6 @@ fn sender(call: &impl Call) -> Option<Sender> {
     told.then_some(Sender { watched, sk, family, result })
 }
 
-/// Something was sent to the address at `name`; to where the socket is connected if there is none.
-#[inline(always)]
-fn sent_to(sender: &Sender, name: u64, len: u64) -> Option<()> {
-    if name == 0 || len < 2 {
-        return None;
-    }
-    address(sender, name + 2, len - 2)
-}
-
 /// Tells of the address whose bytes behind the family are at `from`, or of one that is not known if there are none.
 #[inline(always)]
 fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
@@ -163,7 +149,9 @@ fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
             from as *const _,
         )
     };
-    let len = if read == 0 { len } else { 0 };
+    if read != 0 {
+        correspondent.len = 0;
+    }
     // By reference: a copy of it would fill the stack.
     let key: &Correspondent = correspondent;
     // SAFETY: the value is not looked at.
@@ -171,13 +159,12 @@ fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
         return None;
     }
     let _ = ADDRESSED.insert(key, 1, 0);
-    tell(sender, len)
+    tell(sender)
 }
 
-/// Tells of `len` bytes of the address that lies in [`CORRESPONDENTS`].
+/// Tells of the address that lies in [`CORRESPONDENTS`].
 #[inline(always)]
-fn tell(sender: &Sender, len: u64) -> Option<()> {
-    let family = sender.family;
+fn tell(sender: &Sender) -> Option<()> {
     let correspondent = CORRESPONDENTS.get_ptr(0)?;
     let record = DATAGRAMS.get_ptr_mut(0)?;
     // SAFETY: per-CPU values, and programs do not move between CPUs.
@@ -187,6 +174,12 @@ fn tell(sender: &Sender, len: u64) -> Option<()> {
         task::header(&raw mut record.header, Kind::Connect, &sender.watched);
         stream::stdio(&raw mut record.body.stdio);
     }
+    // Only now, and from memory: else the verifier would go through all of the above for each family and length.
+    // SAFETY: as above.
+    let (family, len) = unsafe {
+        let family = core::ptr::read_volatile(&raw const (*correspondent).family);
+        (family, u64::from(core::ptr::read_volatile(&raw const (*correspondent).len)))
+    };
     record.header.flags |= FLAG_ADDRESS_AS_PASSED;
     if len == 0 {
         record.header.flags |= FLAG_PATH_UNREADABLE;

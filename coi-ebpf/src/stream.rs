@@ -22,6 +22,8 @@ pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const AF_PACKET: u16 = 17;
+pub const SOCK_STREAM: u16 = 1;
+pub const SOCK_RAW: u16 = 3;
 
 /// The acting task's open file with this descriptor.
 #[inline(always)]

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, Header, Kind, PATH_KEPT, Syscall};
 
 use crate::{
-    call::{Call, user},
+    call::{Call, ENOSYS, user},
     exec::bounded,
     path::{PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
@@ -22,7 +22,6 @@ use crate::{
 
 /// The flags of clone(2) and unshare(2) that make namespaces.
 const NEW_NAMESPACES: u64 = 0x7e02_0080;
-const ENOSYS: i64 = -38;
 const PTRACE_TRACEME: u64 = 0;
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;

@@ -146,15 +146,10 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
         "bytes sent (the kernel is older than 6.3)",
         &["send-write"],
     ),
-    optional("exit_sendto", syscall("sys_exit_sendto"), UNHOOKED, &["raw-sendto", "unix-datagram-sendto"]),
+    optional("exit_send", syscall("sys_exit_sendto"), UNHOOKED, &["raw-sendto", "unix-datagram-sendto"]),
+    optional("exit_send", syscall("sys_exit_sendmsg"), UNHOOKED, &["raw-sendmsg", "unix-datagram-sendmsg"]),
     optional(
-        "exit_sendmsg",
-        syscall("sys_exit_sendmsg"),
-        UNHOOKED,
-        &["raw-sendmsg", "unix-datagram-sendmsg"],
-    ),
-    optional(
-        "exit_sendmsg",
+        "exit_send",
         syscall("sys_exit_sendmmsg"),
         UNHOOKED,
         &["raw-sendmmsg", "unix-datagram-sendmmsg"],
