@@ -5,9 +5,9 @@
 
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
-    macros::{cgroup_sock_addr, map, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, cgroup_sock_addr, map, tracepoint},
     maps::{LruHashMap, PerCpuArray},
-    programs::{RawTracePointContext, SockAddrContext, TracePointContext},
+    programs::{BtfTracePointContext, SockAddrContext, TracePointContext},
 };
 use coi_common::{
     Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
@@ -16,8 +16,8 @@ use coi_common::{
 use crate::{
     call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM},
     exec::bounded,
-    kernel::{Structure, argument, current, offset, pointer, read, syscall},
-    listen,
+    kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
+    listen, memory,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -89,16 +89,16 @@ struct Correspondent {
 static TOLD: LruHashMap<Correspondent, u8> = LruHashMap::with_max_entries(65536, 0);
 
 /// A TCP connection begins, or a socket listens, by whatever route: connect(2), int80, io_uring, fast open. The address is the
-/// socket's own. It runs in the caller's context, before the call returns. Linux 5.0 on.
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn sock_set_state(ctx: RawTracePointContext) -> i32 {
+/// socket's own. It runs in the caller's context, before the call returns. Linux 5.15 on.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let state = ctx.arg::<i32>(2);
     if state != TCP_SYN_SENT && state != TCP_LISTEN {
         return 0;
     }
     let Some(watched) = scope::watched() else { return 0 };
-    let sk = ctx.arg::<*const u8>(0) as u64;
-    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
+    let sk = kernel::given(&ctx, 0);
+    let protocol = u32::from(sk.number::<u16>(offset!(sk_protocol)));
     if state == TCP_LISTEN {
         listen::listens(&watched, sk, protocol);
     } else if protocol != IPPROTO_MPTCP {
@@ -191,19 +191,19 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn hooked(ctx: &SockAddrContext, family: u16) -> Address {
     let sock_addr = ctx.sock_addr;
-    let mut ip = [0; 16];
+    let mut ip = [0; 4];
     // SAFETY: the context's fields; the verifier checks the access.
     let port = unsafe {
         if family == AF_INET {
-            ip[..4].copy_from_slice(&(*sock_addr).user_ip4.to_ne_bytes());
+            ip[0] = (*sock_addr).user_ip4;
         } else {
-            for (i, place) in ip.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *place = core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[i]).to_ne_bytes();
+            for (i, place) in ip.iter_mut().enumerate() {
+                *place = core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[i]);
             }
         }
         (*sock_addr).user_port
     };
-    Address { ip, family, port: u16::from_be(port as u16) }
+    Address { ip: memory::octets(ip), family, port: u16::from_be(port as u16) }
 }
 
 #[inline(always)]
@@ -268,11 +268,11 @@ pub fn exit_connect(ctx: TracePointContext) -> u32 {
 /// What [`exit_connect`] does.
 #[inline(always)]
 pub fn connected(call: &impl Call) -> Option<()> {
-    let watched = scope::watched()?;
     // What was answered, or timed out, has sent a SYN.
     let result = call
         .result()
         .filter(|result| matches!(*result, 0 | EINPROGRESS | EPERM | EACCES | ENETUNREACH | EHOSTUNREACH))?;
+    let watched = scope::watched()?;
     let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     if family == AF_UNIX {

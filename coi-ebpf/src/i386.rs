@@ -1,5 +1,5 @@
 //! The 32-bit system calls: int 0x80 from any program, and the calls of 32-bit programs. They pass no tracepoint of
-//! their own, only the one at the end of every call, which makes them dear to see: an option.
+//! their own, only the one at the end of every call, so that seeing them costs every call something: it can be switched off.
 //!
 //! [`exit_i386`] finds out that a call came by this entry and jumps to the program for it, which is made of the same
 //! functions as the native one.

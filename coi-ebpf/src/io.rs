@@ -6,16 +6,16 @@
 //! and only what goes to other addresses than loopback as sent.
 
 use aya_ebpf::{
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, map, tracepoint},
     maps::{Array, HashMap, PerCpuArray},
-    programs::{RawTracePointContext, TracePointContext},
+    programs::{BtfTracePointContext, TracePointContext},
 };
 use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
     call::Call,
-    kernel::{Structure, current, offset, pointer, read},
-    path,
+    kernel::{self, Structure, current, offset, pointer, read},
+    memory, path,
     ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6},
@@ -148,8 +148,8 @@ pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
 }
 
 /// After a socket sent something, by whatever route. Costs, watched: some 50 ns. Linux 6.3 on.
-#[raw_tracepoint(tracepoint = "sock_send_length")]
-pub fn sock_send(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
     let bytes = ctx.arg::<i32>(1);
     if bytes <= 0 {
         return 0;
@@ -158,8 +158,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> i32 {
     if !wanted::kind(Kind::Send, &watched) {
         return 0;
     }
-    let sk = ctx.arg::<*const u8>(0) as u64;
-    let peer = stream::peer(sk);
+    let peer = stream::peer(kernel::given(&ctx, 0));
     let loopback = match peer.family {
         AF_INET => peer.ip[0] == 127,
         AF_INET6 => {
@@ -210,7 +209,8 @@ fn add(sums: &HashMap<u32, Sum>, watched: &Watched, kind: Kind, more: Sum, step:
     sum.files += more.files;
     if sum.bytes >= step || sum.files >= FILES_STEP {
         let told = *sum;
-        *sum = Sum { bytes: 0, files: 0 };
+        // SAFETY: numbers, as above.
+        unsafe { memory::zero(sum) };
         tell(watched, kind, told);
     }
 }

@@ -3,7 +3,10 @@
 //! Rust has no CO-RE: user space takes each member's place from the running kernel's BTF and freezes it into
 //! [`OFFSETS`] before the programs are loaded, so the verifier sees constants.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::{
+    helpers::{bpf_probe_read_kernel, generated},
+    programs::BtfTracePointContext,
+};
 use coi_common::Offsets;
 
 /// Filled in by user space at load.
@@ -90,6 +93,12 @@ impl Structure for Typed {
     fn address(self) -> u64 {
         self.0 as u64
     }
+}
+
+/// A structure that a program is given, at a hook where the verifier knows the types of what it is given.
+#[inline(always)]
+pub fn given(ctx: &BtfTracePointContext, place: usize) -> Typed {
+    Typed(ctx.arg::<*const u8>(place))
 }
 
 /// The acting task.

@@ -11,6 +11,7 @@ use crate::{
     call::Call,
     connect::{self, Connection},
     kernel::{Structure, argument, current, offset, read, syscall},
+    memory,
     ring::{self, Weight},
     scope,
     scope::Watched,
@@ -68,18 +69,19 @@ pub fn bind6(ctx: SockContext) -> i32 {
 fn bound(ctx: &SockContext, family: u16) {
     let Some(watched) = scope::watched() else { return };
     let sock = ctx.sock;
-    let mut ip = [0; 16];
+    let mut ip = [0; 4];
     // SAFETY: the context's fields; the verifier checks the access.
     let (port, protocol) = unsafe {
         if family == AF_INET {
-            ip[..4].copy_from_slice(&(*sock).src_ip4.to_ne_bytes());
+            ip[0] = (*sock).src_ip4;
         } else {
-            for (i, place) in ip.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *place = core::ptr::read_volatile(&raw const (*sock).src_ip6[i]).to_ne_bytes();
+            for (i, place) in ip.iter_mut().enumerate() {
+                *place = core::ptr::read_volatile(&raw const (*sock).src_ip6[i]);
             }
         }
         ((*sock).src_port, (*sock).protocol)
     };
+    let ip = memory::octets(ip);
     tell(Kind::Bind, &watched, Address { ip, family, port: port as u16 }, protocol);
 }
 
@@ -89,7 +91,7 @@ static UNBOUND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// A TCP socket begins to listen, by whatever route.
 #[inline(always)]
-pub fn listens(watched: &Watched, sk: u64, protocol: u32) {
+pub fn listens(watched: &Watched, sk: impl Structure, protocol: u32) {
     let address = stream::own(sk);
     if address.port == 0
         && syscall() == SYS_LISTEN

@@ -19,6 +19,7 @@ mod i386;
 mod io;
 mod kernel;
 mod listen;
+mod memory;
 mod name;
 mod open;
 mod path;

@@ -1,11 +1,14 @@
 //! Processes come and go.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
 use coi_common::{Exit, Fork, Header, Kind};
 
 use crate::{
     io,
-    kernel::{Structure, current, offset, read},
+    kernel::{self, Structure, current, offset},
     ring::{self, Weight},
     scope, task,
 };
@@ -24,14 +27,12 @@ struct ExitRecord {
     body: Exit,
 }
 
-/// A process was made; threads are not told. Costs below a microsecond of a call that takes tens. Linux 5.0 on.
-#[raw_tracepoint(tracepoint = "sched_process_fork")]
-pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+/// A process was made; threads are not told. Costs below a microsecond of a call that takes tens. Linux 5.15 on.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     let Some(watched) = scope::watched() else { return 0 };
-    let child: u64 = ctx.arg::<*const u8>(1) as u64;
-    let tgid: u32 = read(child + offset!(task_tgid)).unwrap_or(0);
-    let tid: u32 = read(child + offset!(task_pid)).unwrap_or(0);
-    if tgid != tid {
+    let child = kernel::given(&ctx, 1);
+    if child.number::<u32>(offset!(task_tgid)) != child.number(offset!(task_pid)) {
         return 0;
     }
     ring::send_in_place(

@@ -17,6 +17,8 @@ use coi_common::{
     BULK_BUDGET, DECISIVE_BUDGET, Flow, Kind, LOST_BUDGET, LOST_RING, LossKey, PRIORITY_BUDGET,
 };
 
+use crate::memory;
+
 /// What is rare and decisive.
 #[map]
 static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
@@ -180,7 +182,7 @@ pub fn send_in_place<T: Copy + 'static>(kind: Kind, weight: Weight, scope: u64, 
         Some(mut entry) => {
             let place = entry.as_mut_ptr();
             // SAFETY: the place is reserved for one T, and T is plain numbers, for which zero is valid.
-            unsafe { core::ptr::write_bytes(place, 0, 1) };
+            unsafe { memory::zero(place) };
             fill(place);
             entry.submit(if bulk { u64::from(BPF_RB_NO_WAKEUP) } else { flags });
         }

@@ -2,7 +2,10 @@
 
 use coi_common::{Address, Stream, StreamKind};
 
-use crate::kernel::{Structure, current, offset, pointer, read};
+use crate::{
+    kernel::{Structure, current, offset, pointer, read},
+    memory,
+};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -67,60 +70,86 @@ pub fn socket(file: u64) -> Option<(u64, u64)> {
 
 /// The inode number of a `struct sock`'s file.
 #[inline(always)]
-pub fn inode_of_sock(sk: u64) -> u64 {
-    pointer(sk + offset!(sk_socket))
-        .and_then(|socket| read(socket + offset!(socket_alloc_inode) + offset!(inode_ino)))
+pub fn inode_of_sock(sk: impl Structure) -> u64 {
+    // The inode lies in the structure around this one.
+    sk.follow(offset!(sk_socket))
+        .and_then(|socket| read(socket.address() + offset!(socket_alloc_inode) + offset!(inode_ino)))
         .unwrap_or(0)
 }
 
 /// The peer of an internet socket.
 #[inline(always)]
-pub fn peer(sk: u64) -> Address {
-    let family: u16 = read(sk + offset!(sk_family)).unwrap_or(0);
-    let mut ip = [0; 16];
-    if family == AF_INET {
-        let v4: [u8; 4] = read(sk + offset!(sk_daddr)).unwrap_or([0; 4]);
-        ip[..4].copy_from_slice(&v4);
-    } else if family == AF_INET6 {
-        ip = read(sk + offset!(sk_v6_daddr)).unwrap_or(ip);
-    }
-    let port = u16::from_be(read(sk + offset!(sk_dport)).unwrap_or(0));
-    Address { ip, family, port }
+pub fn peer(sk: impl Structure) -> Address {
+    let family = sk.number(offset!(sk_family));
+    let port = u16::from_be(sk.number(offset!(sk_dport)));
+    Address { ip: ip(sk, family, offset!(sk_daddr), offset!(sk_v6_daddr)), family, port }
 }
 
 /// A socket's own address.
 #[inline(always)]
-pub fn own(sk: u64) -> Address {
-    let family: u16 = read(sk + offset!(sk_family)).unwrap_or(0);
-    let mut ip = [0; 16];
-    if family == AF_INET {
-        let v4: [u8; 4] = read(sk + offset!(sk_rcv_saddr)).unwrap_or([0; 4]);
-        ip[..4].copy_from_slice(&v4);
+pub fn own(sk: impl Structure) -> Address {
+    let family = sk.number(offset!(sk_family));
+    let port = sk.number(offset!(sk_num));
+    Address { ip: ip(sk, family, offset!(sk_rcv_saddr), offset!(sk_v6_rcv_saddr)), family, port }
+}
+
+/// The address of this family, from one of these places; zeros for other families.
+#[inline(always)]
+fn ip(sk: impl Structure, family: u16, v4: u64, v6: u64) -> [u8; 16] {
+    let ip = if family == AF_INET {
+        [sk.number(v4), 0, 0, 0]
     } else if family == AF_INET6 {
-        ip = read(sk + offset!(sk_v6_rcv_saddr)).unwrap_or(ip);
-    }
-    Address { ip, family, port: read(sk + offset!(sk_num)).unwrap_or(0) }
+        let [high, low] = [sk.number::<u64>(v6), sk.number::<u64>(v6 + 8)];
+        [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
+    } else {
+        [0; 4]
+    };
+    memory::octets(ip)
 }
 
 /// Writes what standard input, output and error of the acting task are. In place: a program's stack has 512 bytes.
+/// Where two of them are the same open file, as on a terminal, it is looked at once.
 ///
 /// # Safety
 /// `place` may be written to.
 #[inline(always)]
 pub unsafe fn stdio(place: *mut [Stream; 3]) {
+    let files = standard_files();
     for fd in 0..3 {
         // SAFETY: the caller's promise.
-        unsafe { inspect(&raw mut (*place)[fd], fd as u64) };
+        unsafe {
+            if fd > 0 && files[fd] == files[fd - 1] {
+                memory::copy(&raw const (*place)[fd - 1], &raw mut (*place)[fd]);
+            } else {
+                inspect(&raw mut (*place)[fd], files[fd]);
+            }
+        }
     }
 }
 
+/// The acting task's open files 0, 1 and 2, zero where there is none.
+#[inline(always)]
+fn standard_files() -> [u64; 3] {
+    // A table has room for 64 at least; a task that ends has none.
+    current()
+        .follow(offset!(task_files))
+        .and_then(|files| files.follow(offset!(files_fdt)))
+        .and_then(|table| read(table.number::<u64>(offset!(fdt_fd))))
+        .unwrap_or_default()
+}
+
+/// Not inlined: of three copies the compiler makes one with pointers that it chooses between, which the verifier does not
+/// follow.
+///
 /// # Safety
 /// `to` may be written to.
-#[inline(always)]
-unsafe fn inspect(to: *mut Stream, fd: u64) {
+#[inline(never)]
+unsafe fn inspect(to: *mut Stream, file: u64) {
     // SAFETY: the caller's promise; plain numbers, for which zero is valid.
-    unsafe { core::ptr::write_bytes(to, 0, 1) };
-    let Some(file) = file(fd) else { return };
+    unsafe { memory::zero(to) };
+    if file == 0 {
+        return;
+    }
     let Some(inode) = pointer(file + offset!(file_inode)) else { return };
     // SAFETY: as above.
     unsafe {

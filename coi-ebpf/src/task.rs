@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use coi_common::{Header, Kind};
 
 use crate::{
-    kernel::{Structure, current, offset, pointer, read},
+    kernel::{Structure, current, offset, read},
     scope::Watched,
 };
 
@@ -39,7 +39,7 @@ pub unsafe fn header_of(to: *mut Header, task: impl Structure, kind: Kind, flags
         (*to).start_time = 0;
         if let Some(leader) = task.follow(offset!(task_group_leader)) {
             (*to).start_time = leader.number(offset!(task_start_boottime));
-            (*to).vpid = innermost(leader).map_or(0, |innermost| innermost.number);
+            (*to).vpid = number(leader);
         }
         (*to).parent_tgid = 0;
         (*to).parent_start_time = 0;
@@ -83,9 +83,20 @@ pub struct Innermost {
 /// A task's place in its own PID namespace.
 #[inline(always)]
 pub fn innermost(task: impl Structure) -> Option<Innermost> {
-    // An index that the verifier does not know is not for a pointer whose type it knows.
-    let pid = pointer(task.address() + offset!(task_thread_pid))?;
-    let level: u32 = read(pid + offset!(pid_level))?;
-    let upid = pid + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size);
+    let (level, upid) = upid(task)?;
     Some(Innermost { level, number: read(upid)?, namespace: read(upid + offset!(upid_ns))? })
+}
+
+/// A task's number in its own PID namespace, zero where it has none.
+#[inline(always)]
+fn number(task: impl Structure) -> u32 {
+    upid(task).and_then(|(_, upid)| read(upid)).unwrap_or(0)
+}
+
+/// The level of a task's own PID namespace, and the address of the `struct upid` that is about it.
+#[inline(always)]
+fn upid(task: impl Structure) -> Option<(u32, u64)> {
+    let pid = task.follow(offset!(task_thread_pid))?;
+    let level: u32 = pid.number(offset!(pid_level));
+    Some((level, pid.address() + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size)))
 }

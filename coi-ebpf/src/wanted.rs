@@ -15,7 +15,7 @@ use coi_common::{
 use crate::{
     exec::bounded,
     kernel::{offset, read},
-    path, ring,
+    memory, path, ring,
     scope::Watched,
 };
 
@@ -123,14 +123,14 @@ impl Name {
         // SAFETY: a per-CPU value, and programs do not move between CPUs; `len` is at most the text's size, and the
         // helper checks the address itself.
         let found = unsafe {
+            memory::zero(key);
             (*key).form = form;
-            (*key).text = [0; TEST_SPACE];
             if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (self.at + from) as *const _)
                 != 0
             {
                 return true;
             }
-            NAMES.get(*key).copied()
+            NAMES.get(&*key).copied()
         };
         found.is_some_and(|tests| tests & passes != 0)
     }

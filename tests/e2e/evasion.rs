@@ -1,8 +1,8 @@
 //! Whatever is done around an act to hide it, the act is seen, with the program that did it.
 
-use coi_tests::in_both;
+use coi_tests::in_containers;
 
-in_both! {
+in_containers! {
     |owner| Taken::take_with(owner, &super::tests::ROUTES, &[], super::tests::RULE),
     tests: long_arguments another_name a_copy_of_another_name namespaces_of_its_own a_cgroup_of_its_own
            a_parent_that_is_gone a_flood_of_opens a_flood_of_forks a_flood_of_execs a_flood_of_datagrams

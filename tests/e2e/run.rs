@@ -121,7 +121,10 @@ fn two_at_once_in_one_workspace() {
 fn what_is_allowed_stays_open_and_is_said_to_be_a_hole() {
     const ENTRIES: [(&str, &str, &str); 2] =
         [("i386", "openat-int80", "int80"), ("io-uring", "io-uring-setup", "io-uring")];
-    let coi = Coi::new();
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    fs::write(&config, "[sensor]\ni386 = false\n").unwrap();
+    let coi = Coi::without(&[], &["--config", config.to_str().unwrap()]);
     fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
     for allowed in ["", "i386", "io-uring", "i386,io-uring"] {
         let script = ENTRIES.map(|(_, route, _)| format!("./routes {route} 192.0.2.1")).join("; ");

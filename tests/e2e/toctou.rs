@@ -1,9 +1,9 @@
 //! What is passed to a call changes while the call runs: what is told is what the kernel did, never the decoy, and where
 //! the two differ, that is told as well.
 
-use coi_tests::in_both;
+use coi_tests::in_containers;
 
-in_both! {
+in_containers! {
     |owner| Taken::take(owner, &super::tests::ROUTES),
     tests: opens execs connections datagrams an_open_that_waits a_connection_that_waits a_path_that_waits
 }

@@ -19,15 +19,20 @@ const ADDRESS: &str = "198.51.100.7";
 /// Tests of what was seen in a container of COI's and in a foreign one: has the routes taken once in each, and hands
 /// what was seen to each of a module's functions.
 #[macro_export]
-macro_rules! in_both {
+macro_rules! in_containers {
     ($take:expr, $module:ident: $($test:ident)*) => {
-        $crate::in_both! { @one in_a_container_of_coi, Coi, $take, $module: $($test)* }
-        $crate::in_both! { @one in_a_foreign_container, Foreign, $take, $module: $($test)* }
+        $crate::in_containers! { @one in_a_container_of_coi, Coi, $take, $module: $($test)* }
+        $crate::in_containers! { @one in_a_foreign_container, Foreign, $take, $module: $($test)* }
     };
-    // And in a foreign one with the option that the 32-bit calls are seen.
-    ($take:expr, $module:ident, i386: $($test:ident)*) => {
-        $crate::in_both! { $take, $module: $($test)* }
-        $crate::in_both! { @one in_a_foreign_container_with_i386, ForeignI386, $take, $module: $($test)* }
+    // And with a daemon that is not to see the 32-bit calls.
+    ($take:expr, $module:ident, also without i386: $($test:ident)*) => {
+        $crate::in_containers! { $take, $module: $($test)* }
+        $crate::in_containers! {
+            @one in_a_container_of_coi_without_i386, CoiWithoutI386, $take, $module: $($test)*
+        }
+        $crate::in_containers! {
+            @one in_a_foreign_container_without_i386, ForeignWithoutI386, $take, $module: $($test)*
+        }
     };
     (@one $container:ident, $owner:ident, $take:expr, $module:ident: $($test:ident)*) => {
         mod $container {
@@ -53,8 +58,10 @@ pub enum Owner {
     Coi,
     /// Somebody else did, and COI was attached to it.
     Foreign,
-    /// The same, and the 32-bit system calls are seen.
-    ForeignI386,
+    /// COI launched it, and does not see the 32-bit system calls.
+    CoiWithoutI386,
+    /// Somebody else did, and COI does not see the 32-bit system calls.
+    ForeignWithoutI386,
 }
 
 /// What was really done, and all that was told.
@@ -84,7 +91,10 @@ impl Taken {
     pub fn take_with(owner: Owner, routes: &[&str], tracepoints: &[&str], rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let [config, more] = ["config.toml", "rules"].map(|name| dir.path().join(name));
-        let sensor = if owner == Owner::ForeignI386 { "[sensor]\ni386 = true\n" } else { "" };
+        let sensor = match owner {
+            Owner::Coi | Owner::Foreign => "",
+            Owner::CoiWithoutI386 | Owner::ForeignWithoutI386 => "[sensor]\ni386 = false\n",
+        };
         fs::write(&config, harmless() + sensor).unwrap();
         fs::create_dir(&more).unwrap();
         fs::write(more.join("more.toml"), rules).unwrap();
@@ -97,8 +107,8 @@ impl Taken {
             "ip addr add {ADDRESS}/32 dev lo; for route in $(cat list); do ./routes $route {ADDRESS} || exit; done"
         );
         let (said, events, audit) = match owner {
-            Owner::Coi => launched(&coi, &script),
-            Owner::Foreign | Owner::ForeignI386 => attached(&coi, &script),
+            Owner::Coi | Owner::CoiWithoutI386 => launched(&coi, &script),
+            Owner::Foreign | Owner::ForeignWithoutI386 => attached(&coi, &script),
         };
         let said = said.expect(0).text();
         let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

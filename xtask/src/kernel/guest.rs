@@ -59,13 +59,6 @@ fn brief(text: &str) -> String {
 }
 
 async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
-    let config = coi.dir().join("config.toml");
-    fs::write(&config, "[sensor]\ni386 = true\n").map_err(io_error(config.display().to_string()))?;
-    match coi.start(&["--config".as_ref(), config.as_ref()], signals).await {
-        Ok(()) => Said::Pass("it takes the programs for the 32-bit calls".to_owned()).say(),
-        Err(error) => Said::Fail(brief(&error.to_string())).say(),
-    }
-    coi.stop().await;
     coi.start(&[], signals).await?;
     let status = coi.ask("GET", "/v1/status", None, signals).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

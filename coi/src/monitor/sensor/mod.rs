@@ -48,6 +48,9 @@ pub enum SensorError {
     /// The kernel's types are not to be had.
     #[error(transparent)]
     Btf(#[from] BtfError),
+    /// The kernel's types cannot be given to the verifier.
+    #[error("the kernel's type information cannot be used: {0}; COI does not know this kernel")]
+    Types(#[from] aya::BtfError),
     /// The object does not load.
     #[error(
         "the kernel does not take COI's programs and maps: {0}; the daemon must run as root (CAP_BPF, CAP_PERFMON)"
@@ -82,12 +85,18 @@ impl From<MapError> for SensorError {
     }
 }
 
-/// What the sensor is to do beyond what it always does: the table `[sensor]` of the configuration file.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// What the sensor does only if it is to: the table `[sensor]` of the configuration file.
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// See the 32-bit system calls. It costs every system call of the machine something.
+    /// See the 32-bit system calls. It costs every system call of the machine some nanoseconds.
     pub i386: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { i386: true }
+    }
 }
 
 /// The loaded programs. They are gone when this is dropped.
@@ -165,8 +174,10 @@ impl Sensor {
         let offsets = WireOffsets(btf::Btf::of_this_kernel()?.offsets()?);
         programs::ensure_tracefs()?;
         programs::check_fields()?;
-        let mut ebpf = EbpfLoader::new().override_global("OFFSETS", &offsets, true).load(OBJECT)?;
-        let (programs, holes) = programs::attach(&mut ebpf, options.i386)?;
+        let types = aya::Btf::from_sys_fs()?;
+        let mut ebpf =
+            EbpfLoader::new().btf(Some(&types)).override_global("OFFSETS", &offsets, true).load(OBJECT)?;
+        let (programs, holes) = programs::attach(&mut ebpf, &types, options.i386)?;
         Ok(Self {
             priority: RingBuf::try_from(take(&mut ebpf, "PRIORITY")?)?,
             bulk: RingBuf::try_from(take(&mut ebpf, "BULK")?)?,

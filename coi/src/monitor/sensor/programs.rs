@@ -5,14 +5,16 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use aya::{
-    Ebpf,
+    Btf, Ebpf,
     maps::{Array, MapError, ProgramArray},
     programs::{
-        CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, RawTracePoint, TracePoint,
-        trace_point::TracePointError,
+        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
+        TracePoint, trace_point::TracePointError,
     },
 };
 
@@ -29,6 +31,8 @@ pub(super) enum Hook {
     Tracepoint(&'static str, &'static str),
     /// A raw tracepoint.
     Raw(&'static str),
+    /// A raw tracepoint of which the verifier knows the types.
+    Typed(&'static str),
     /// A hook for addresses on the root of the cgroups.
     Address(&'static str),
     /// A hook for sockets on the root of the cgroups.
@@ -39,7 +43,7 @@ impl std::fmt::Display for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tracepoint(category, name) => write!(f, "{category}/{name}"),
-            Self::Raw(name) => write!(f, "raw/{name}"),
+            Self::Raw(name) | Self::Typed(name) => write!(f, "raw/{name}"),
             Self::Address(name) | Self::Socket(name) => write!(f, "cgroup/{name}"),
         }
     }
@@ -77,9 +81,9 @@ const fn syscall(name: &'static str) -> Hook {
 /// All attachments. Those that put cgroups in scope come last, so that nothing is in scope half watched.
 pub(super) const ATTACHMENTS: &[Attachment] = &[
     needed("process_exec", Hook::Raw("sched_process_exec")),
-    needed("process_fork", Hook::Raw("sched_process_fork")),
+    needed("process_fork", Hook::Typed("sched_process_fork")),
     needed("process_exit", Hook::Raw("sched_process_exit")),
-    needed("sock_set_state", Hook::Raw("inet_sock_set_state")),
+    needed("sock_set_state", Hook::Typed("inet_sock_set_state")),
     needed("exit_execve", syscall("sys_exit_execve")),
     needed("exit_connect", syscall("sys_exit_connect")),
     needed("exit_open", syscall("sys_exit_openat")),
@@ -142,7 +146,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     ),
     optional(
         "sock_send",
-        Hook::Raw("sock_send_length"),
+        Hook::Typed("sock_send_length"),
         "bytes sent (the kernel is older than 6.3)",
         &["send-write"],
     ),
@@ -350,7 +354,7 @@ pub enum AttachError {
         /// Where it should go.
         hook: String,
         /// The verifier's or the kernel's answer.
-        source: Box<ProgramError>,
+        source: Arc<ProgramError>,
     },
     /// The root of the cgroups is needed to attach to.
     #[error(transparent)]
@@ -395,22 +399,35 @@ pub(super) fn check_fields() -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Loads and attaches everything, the dear programs for the 32-bit system calls only if they are asked for; gives the
-/// names of what is attached, and the holes.
-pub(super) fn attach(ebpf: &mut Ebpf, i386: bool) -> Result<(Vec<String>, Vec<Hole>), AttachError> {
+/// Loads and attaches everything, the programs for the 32-bit system calls if they are asked for; gives the names of
+/// what is attached, and the holes.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    types: &Btf,
+    i386: bool,
+) -> Result<(Vec<String>, Vec<Hole>), AttachError> {
+    let mut hooks: HashMap<_, _> =
+        ATTACHMENTS.iter().map(|attachment| (attachment.program, attachment.hook)).collect();
     let mut known: Vec<_> = KNOWN_HOLES.iter().collect();
     if i386 {
-        // Before anything is in scope, as all that is attached.
-        fill_i386(ebpf)?;
+        hooks.insert(EXIT_I386.program, EXIT_I386.hook);
+        hooks.extend(i386::CALLS.iter().map(|call| (call.program, EXIT_I386.hook)));
         known.retain(|hole| !hole.i386);
+    }
+    let refused = load(ebpf, &hooks, types);
+    if i386 {
+        // Before anything is in scope, as all that is attached.
+        fill_i386(ebpf, &refused)?;
     }
     let mut attached = Vec::new();
     let mut holes = Vec::new();
-    let mut loaded = std::collections::HashSet::new();
     let root = cgroup::mount_point()?;
     for attachment in i386.then_some(&EXIT_I386).into_iter().chain(ATTACHMENTS) {
         let program = attachment.program;
-        let outcome = attach_one(ebpf, attachment, &root, loaded.insert(program));
+        let outcome = match refused.get(program) {
+            Some(error) => Err(Failure::Program(error.clone())),
+            None => attach_one(ebpf, attachment, &root),
+        };
         let hook = attachment.hook.to_string();
         match (outcome, attachment.otherwise) {
             (Ok(()), _) => attached.push(hook),
@@ -442,28 +459,64 @@ pub(super) fn attach(ebpf: &mut Ebpf, i386: bool) -> Result<(Vec<String>, Vec<Ho
     Ok((attached, holes))
 }
 
-/// Loads the programs for the 32-bit system calls, and says which is for which. The tables stay with the object: without
-/// a descriptor that holds it, the kernel empties a table of programs.
-fn fill_i386(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    let refused = |source: ProgramError, program| AttachError::Refused {
-        program,
-        hook: EXIT_I386.hook.to_string(),
-        source: Box::new(source),
+/// Puts the programs that have a hook through the verifier, which takes the longest of all, on all processors; gives those
+/// that it refused.
+fn load(
+    ebpf: &mut Ebpf,
+    hooks: &HashMap<&'static str, Hook>,
+    types: &Btf,
+) -> HashMap<&'static str, Arc<ProgramError>> {
+    let queue = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| hooks.get_key_value(name).map(|(name, hook)| (*name, *hook, program)));
+    let queue = Mutex::new(queue.collect::<Vec<_>>());
+    let refused = Mutex::new(HashMap::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || {
+        while let Some((name, hook, program)) = next() {
+            if let Err(error) = load_one(program, hook, types) {
+                refused.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(error));
+            }
+        }
     };
-    let mut loaded = HashMap::new();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    refused.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load_one(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Tracepoint(..) => <&mut TracePoint>::try_from(program)?.load(),
+        Hook::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+        Hook::Typed(name) => <&mut BtfTracePoint>::try_from(program)?.load(name, types),
+        Hook::Address(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Hook::Socket(_) => <&mut CgroupSock>::try_from(program)?.load(),
+    }
+}
+
+/// Says which program is for which 32-bit system call. The tables stay with the object: without a descriptor that holds
+/// it, the kernel empties a table of programs.
+fn fill_i386(ebpf: &mut Ebpf, refused: &HashMap<&'static str, Arc<ProgramError>>) -> Result<(), AttachError> {
+    let refusal =
+        |source, program| AttachError::Refused { program, hook: EXIT_I386.hook.to_string(), source };
+    let mut programs = HashMap::new();
     for call in i386::CALLS {
         let name = call.program;
-        if loaded.contains_key(name) {
+        if programs.contains_key(name) {
             continue;
         }
-        let program = ebpf.program_mut(name).ok_or(AttachError::Missing { program: name })?;
-        let program: &mut RawTracePoint = program.try_into().map_err(|error| refused(error, name))?;
-        program.load().map_err(|error| refused(error, name))?;
-        let fd = program.fd().map_err(|error| refused(error, name))?;
-        let fd = fd.try_clone().map_err(|error| refused(ProgramError::IOError(error), name))?;
-        loaded.insert(name, fd);
+        if let Some(error) = refused.get(name) {
+            return Err(refusal(error.clone(), name));
+        }
+        let program = ebpf.program(name).ok_or(AttachError::Missing { program: name })?;
+        let fd = program.fd().map_err(|error| refusal(Arc::new(error), name))?;
+        let fd = fd.try_clone().map_err(|error| refusal(Arc::new(ProgramError::IOError(error)), name))?;
+        programs.insert(name, fd);
     }
-    let unset = |error: MapError| refused(error.into(), EXIT_I386.program);
+    let unset = |error: MapError| refusal(Arc::new(error.into()), EXIT_I386.program);
     let missing = |program| AttachError::Missing { program };
     let native = ebpf.map_mut("NATIVE").ok_or_else(|| missing("NATIVE"))?;
     let mut native = Array::<_, u32>::try_from(native).map_err(unset)?;
@@ -473,7 +526,7 @@ fn fill_i386(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     let entries = ebpf.map_mut("ENTRIES").ok_or_else(|| missing("ENTRIES"))?;
     let mut entries = ProgramArray::try_from(entries).map_err(unset)?;
     for call in i386::CALLS {
-        if let Some(fd) = loaded.get(call.program) {
+        if let Some(fd) = programs.get(call.program) {
             entries.set(call.number, fd, 0).map_err(unset)?;
         }
     }
@@ -505,44 +558,35 @@ fn owned(texts: &[&str]) -> Vec<String> {
 
 enum Failure {
     Missing,
-    Program(Box<ProgramError>),
+    Program(Arc<ProgramError>),
 }
 
 impl From<ProgramError> for Failure {
     fn from(error: ProgramError) -> Self {
-        Self::Program(Box::new(error))
+        Self::Program(Arc::new(error))
     }
 }
 
-fn attach_one(ebpf: &mut Ebpf, attachment: &Attachment, root: &Path, load: bool) -> Result<(), Failure> {
+fn attach_one(ebpf: &mut Ebpf, attachment: &Attachment, root: &Path) -> Result<(), Failure> {
     let program = ebpf.program_mut(attachment.program).ok_or(Failure::Missing)?;
     let root = || File::open(root).map_err(ProgramError::IOError);
     // A link, which this becomes, stands beside whatever programs others have there.
     let mode = CgroupAttachMode::Single;
     match attachment.hook {
         Hook::Tracepoint(category, name) => {
-            let program: &mut TracePoint = program.try_into()?;
-            if load {
-                program.load()?;
-            }
-            program.attach(category, name)?;
+            <&mut TracePoint>::try_from(program)?.attach(category, name)?;
         }
         Hook::Raw(name) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            if load {
-                program.load()?;
-            }
-            program.attach(name)?;
+            <&mut RawTracePoint>::try_from(program)?.attach(name)?;
+        }
+        Hook::Typed(_) => {
+            <&mut BtfTracePoint>::try_from(program)?.attach()?;
         }
         Hook::Address(_) => {
-            let program: &mut CgroupSockAddr = program.try_into()?;
-            program.load()?;
-            program.attach(root()?, mode)?;
+            <&mut CgroupSockAddr>::try_from(program)?.attach(root()?, mode)?;
         }
         Hook::Socket(_) => {
-            let program: &mut CgroupSock = program.try_into()?;
-            program.load()?;
-            program.attach(root()?, mode)?;
+            <&mut CgroupSock>::try_from(program)?.attach(root()?, mode)?;
         }
     }
     Ok(())

@@ -60,11 +60,11 @@ enum State {
     Outside,
     Inside,
     Emitted,
-    I386,
+    WithoutI386,
 }
 
 impl State {
-    const ALL: [Self; 5] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted, Self::I386];
+    const ALL: [Self; 5] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted, Self::WithoutI386];
 
     fn title(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl State {
             Self::Outside => "outside",
             Self::Inside => "inside",
             Self::Emitted => "inside, every event",
-            Self::I386 => "outside, i386 seen",
+            Self::WithoutI386 => "outside, no i386",
         }
     }
 }
@@ -153,7 +153,7 @@ impl Visit<'_> {
             return self.work(signals).await;
         }
         let config = coi.dir().join("config.toml");
-        let sensor = if self.state == State::I386 { "[sensor]\ni386 = true\n" } else { "" };
+        let sensor = if self.state == State::WithoutI386 { "[sensor]\ni386 = false\n" } else { "" };
         std::fs::write(&config, sensor).map_err(coi::io_error(config.display().to_string()))?;
         coi.start(&["--config".as_ref(), config.as_ref()], signals).await?;
         let worked = self.watched(coi, signals).await;
@@ -181,7 +181,7 @@ impl Visit<'_> {
 
     async fn work(&self, signals: &mut Signals) -> Result<Vec<Sample>> {
         let place = match self.state {
-            State::Nothing | State::Outside | State::I386 => &self.places.unwatched,
+            State::Nothing | State::Outside | State::WithoutI386 => &self.places.unwatched,
             State::Inside | State::Emitted => &self.places.watched,
         };
         let batches = self.workshop.loops(place, self.batches, signals).await?;
