@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::TracePointContext};
 
-use crate::kernel;
+use crate::{kernel, stream};
 
 /// What a call gives back when it fails; `include/uapi/asm-generic/errno-base.h` and `errno.h`.
 pub const EPERM: i64 = -1;
@@ -13,6 +13,9 @@ pub const ENETUNREACH: i64 = -101;
 pub const EHOSTUNREACH: i64 = -113;
 pub const EINPROGRESS: i64 = -115;
 
+/// In place of a result: the call has not returned yet.
+pub const UNKNOWN: i32 = 1;
+
 /// What programs ask of a call.
 pub trait Call {
     /// What it gave back.
@@ -21,6 +24,11 @@ pub trait Call {
     fn number(&self) -> u32;
     /// Its arguments by their places, 0 to 5.
     fn argument(&self, place: u32) -> u64;
+    /// The open file that it is about, whose descriptor is the argument at this place.
+    #[inline(always)]
+    fn file(&self, place: u32) -> Option<u64> {
+        stream::file(self.argument(place))
+    }
     /// The address in a `struct msghdr` of the caller's memory, and its length.
     fn message(&self, header: u64) -> Option<(u64, u64)>;
 }

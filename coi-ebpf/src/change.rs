@@ -12,9 +12,9 @@ use aya_ebpf::{
 use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 
 use crate::{
-    call::{Call, EACCES, EPERM, EROFS},
+    call::{Call, EACCES, EPERM, EROFS, UNKNOWN},
     exec::bounded,
-    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name},
+    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name, Passed},
     ring::{self, Weight},
     scope::{self, Watched},
     task, wanted,
@@ -27,14 +27,14 @@ const SYS_LINK: u32 = 86;
 const SYS_SYMLINK: u32 = 88;
 const SYS_FCHMOD: u32 = 91;
 const SYS_FCHOWN: u32 = 93;
-const SYS_MKDIRAT: u32 = 258;
+pub const SYS_MKDIRAT: u32 = 258;
 const SYS_FCHOWNAT: u32 = 260;
-const SYS_UNLINKAT: u32 = 263;
+pub const SYS_UNLINKAT: u32 = 263;
 const SYS_RENAMEAT: u32 = 264;
-const SYS_LINKAT: u32 = 265;
-const SYS_SYMLINKAT: u32 = 266;
+pub const SYS_LINKAT: u32 = 265;
+pub const SYS_SYMLINKAT: u32 = 266;
 const SYS_FCHMODAT: u32 = 268;
-const SYS_RENAMEAT2: u32 = 316;
+pub const SYS_RENAMEAT2: u32 = 316;
 const SYS_FCHMODAT2: u32 = 452;
 
 #[derive(Clone, Copy)]
@@ -44,6 +44,24 @@ struct ChangeRecord {
     body: Change,
     names: [u8; 2 * NAME_ROOM],
 }
+
+/// What is done to names.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Act {
+    /// The system call that does it, as numbered on x86-64.
+    pub syscall: u32,
+    /// Its third argument, where it says more.
+    pub argument2: u64,
+    /// The affected name; the new one where there are two.
+    pub affected: Name,
+    /// The old name, or what a symbolic link is to say, if there is one.
+    pub other: Name,
+}
+
+/// What was found out of a call. Read back from here it is unknown to the verifier, which then follows all calls as one.
+#[map]
+static ACTS: PerCpuArray<Act> = PerCpuArray::with_max_entries(1, 0);
 
 /// Room to put a record together.
 #[map]
@@ -65,41 +83,49 @@ pub fn changed(call: &impl Call) -> Option<()> {
     if !wanted::kind(Kind::Change, &watched) {
         return None;
     }
-    let name = |directory: i32, text: u64| Name { directory, text };
+    let name = |directory: i32, text: u64| Name { directory, text: Passed::by_caller(text) };
     // The affected name; and the old one, or what a symbolic link is to say.
     let (affected, other) = match call.number() {
-        SYS_RENAME | SYS_LINK => (name(AT_FDCWD, call.argument(1)), Some(name(AT_FDCWD, call.argument(0)))),
-        SYS_RENAMEAT | SYS_RENAMEAT2 | SYS_LINKAT => (
-            name(call.argument(2) as i32, call.argument(3)),
-            Some(name(call.argument(0) as i32, call.argument(1))),
-        ),
-        SYS_SYMLINK => (name(AT_FDCWD, call.argument(1)), Some(name(NOWHERE, call.argument(0)))),
-        SYS_SYMLINKAT => {
-            (name(call.argument(1) as i32, call.argument(2)), Some(name(NOWHERE, call.argument(0))))
+        SYS_RENAME | SYS_LINK => (name(AT_FDCWD, call.argument(1)), name(AT_FDCWD, call.argument(0))),
+        SYS_RENAMEAT | SYS_RENAMEAT2 | SYS_LINKAT => {
+            (name(call.argument(2) as i32, call.argument(3)), name(call.argument(0) as i32, call.argument(1)))
         }
+        SYS_SYMLINK => (name(AT_FDCWD, call.argument(1)), name(NOWHERE, call.argument(0))),
+        SYS_SYMLINKAT => (name(call.argument(1) as i32, call.argument(2)), name(NOWHERE, call.argument(0))),
         SYS_UNLINKAT | SYS_MKDIRAT | SYS_FCHMODAT | SYS_FCHMODAT2 | SYS_FCHOWNAT => {
-            (name(call.argument(0) as i32, call.argument(1)), None)
+            (name(call.argument(0) as i32, call.argument(1)), Name::NONE)
         }
-        SYS_FCHMOD | SYS_FCHOWN | SYS_FTRUNCATE => (name(call.argument(0) as i32, 0), None),
-        _ => (name(AT_FDCWD, call.argument(0)), None),
+        SYS_FCHMOD | SYS_FCHOWN | SYS_FTRUNCATE => (name(call.argument(0) as i32, 0), Name::NONE),
+        _ => (name(AT_FDCWD, call.argument(0)), Name::NONE),
     };
-    tell(&watched, call, result, affected, other)
+    let act = Act { syscall: call.number(), argument2: call.argument(2), affected, other };
+    tell(&watched, act, result as i32)
+}
+
+/// Tells that names are to be changed: of a request that has not been carried out yet.
+#[inline(always)]
+pub fn asked(watched: &Watched, act: Act) -> Option<()> {
+    if !wanted::kind(Kind::Change, watched) {
+        return None;
+    }
+    tell(watched, act, UNKNOWN)
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, call: &impl Call, result: i64, name: Name, other: Option<Name>) -> Option<()> {
+fn tell(watched: &Watched, act: Act, result: i32) -> Option<()> {
+    let place = ACTS.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU value, and programs do not move between CPUs.
+    let Act { syscall, argument2, affected: name, other } = unsafe {
+        core::ptr::write_volatile(place, act);
+        core::ptr::read_volatile(place)
+    };
     let record = CHANGES.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, Kind::Change, watched) };
-    record.body = Change {
-        syscall: call.number(),
-        result: result as i32,
-        argument2: call.argument(2),
-        ..Change::default()
-    };
-    if name.text != 0 {
+    record.body = Change { syscall, result, argument2, ..Change::default() };
+    if !name.text.is_nothing() {
         record.header.flags |= FLAG_PATH_AS_PASSED;
     }
     let to = record.names.as_mut_ptr();
@@ -108,7 +134,7 @@ fn tell(watched: &Watched, call: &impl Call, result: i64, name: Name, other: Opt
     record.body.place_len = written.place as u32;
     record.body.text_len = written.text as u32;
     let mut len = bounded(written.place + written.text, NAME_MASK);
-    if let Some(other) = other {
+    if !other.text.is_nothing() {
         // SAFETY: `len` is at most NAME_ROOM, and there is room for two.
         let written = name::write(other, unsafe { to.add(bounded(len, NAME_MASK) as usize) });
         record.header.flags |= written.flags;

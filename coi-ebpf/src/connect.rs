@@ -14,7 +14,7 @@ use coi_common::{
 };
 
 use crate::{
-    call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM},
+    call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM, UNKNOWN},
     exec::bounded,
     kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
     listen, memory,
@@ -33,8 +33,6 @@ const IPPROTO_UDP: u32 = 17;
 const IPPROTO_ICMPV6: u32 = 58;
 /// Linux's own number for multipath TCP; its subflows report themselves as TCP.
 const IPPROTO_MPTCP: u32 = 262;
-/// The result of a call that has not returned yet.
-const UNKNOWN: i32 = 1;
 /// The longest `sun_path`.
 const UNIX_PATH: u64 = 108;
 /// Bounds its length.
@@ -273,7 +271,7 @@ pub fn connected(call: &impl Call) -> Option<()> {
         .result()
         .filter(|result| matches!(*result, 0 | EINPROGRESS | EPERM | EACCES | ENETUNREACH | EHOSTUNREACH))?;
     let watched = scope::watched()?;
-    let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
+    let (socket, sk) = stream::socket(call.file(0)?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     if family == AF_UNIX {
         return unix(&watched, call, sk, result);
@@ -295,7 +293,8 @@ pub fn connected(call: &impl Call) -> Option<()> {
             };
             let protocol = IPPROTO_TCP;
             let result = result as i32;
-            tell(Kind::Connect, &watched, Connection { inode, peer, result, protocol, asked: true, flags });
+            let asked = syscall() == SYS_CONNECT;
+            tell(Kind::Connect, &watched, Connection { inode, peer, result, protocol, asked, flags });
         }
         return Some(());
     }

@@ -14,7 +14,7 @@ use coi_common::{
 use crate::{
     call::Call,
     kernel::{Structure, argument, current, offset, read},
-    name::{AT_FDCWD, Name},
+    name::{AT_FDCWD, Name, Passed},
     open::refused,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
@@ -123,14 +123,14 @@ pub fn bounded(number: u64, mask: u64) -> u64 {
 /// scope's look-up. Linux 5.15 on.
 #[tracepoint]
 pub fn exit_execve(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: argument(0) });
+    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: Passed::by_caller(argument(0)) });
     0
 }
 
 /// After execveat(2). As [`exit_execve`].
 #[tracepoint]
 pub fn exit_execveat(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: argument(0) as i32, text: argument(1) });
+    let _ = failed(&ctx, || Name { directory: argument(0) as i32, text: Passed::by_caller(argument(1)) });
     0
 }
 

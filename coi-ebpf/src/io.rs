@@ -124,7 +124,7 @@ pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
     if !wanted::kind(Kind::Read, &watched) {
         return None;
     }
-    let file = stream::file(call.argument(place))?;
+    let file = call.file(place)?;
     let inode = pointer(file + offset!(file_inode))?;
     if !stream::is_regular(inode) {
         return None;

@@ -32,6 +32,6 @@ pub fn octets(words: [u32; 4]) -> [u8; 16] {
 }
 
 const fn words<T>() -> usize {
-    const { assert!(align_of::<T>() == 8 && size_of::<T>() % 8 == 0, "it is not made of words") };
+    const { assert!(align_of::<T>() == 8 && size_of::<T>().is_multiple_of(8), "it is not made of words") };
     size_of::<T>() / 8
 }

@@ -13,11 +13,11 @@ use aya_ebpf::{
 use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Open};
 
 use crate::{
-    call::{Call, EACCES, EPERM},
+    call::{Call, EACCES, EPERM, UNKNOWN},
     exec::bounded,
     io,
     kernel::{offset, pointer, read},
-    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name},
+    name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name, Passed},
     path::{self, PATH_MASK},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -32,6 +32,8 @@ const FMODE_CREATED: u32 = 1 << 20;
 const SYS_OPEN: u32 = 2;
 const SYS_CREAT: u32 = 85;
 const SYS_OPEN_BY_HANDLE_AT: u32 = 304;
+/// `include/uapi/asm-generic/fcntl.h`: directories are not told.
+const O_DIRECTORY: u32 = 0o200_000;
 /// `include/uapi/linux/mman.h`: a mapping without a file.
 const MAP_ANONYMOUS: u64 = 0x20;
 
@@ -59,10 +61,10 @@ pub fn exit_open(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn name(call: &impl Call) -> Name {
     match call.number() {
-        SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: call.argument(0) },
+        SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: Passed::by_caller(call.argument(0)) },
         // Its caller passes no name.
-        SYS_OPEN_BY_HANDLE_AT => Name { directory: AT_FDCWD, text: 0 },
-        _ => Name { directory: call.argument(0) as i32, text: call.argument(1) },
+        SYS_OPEN_BY_HANDLE_AT => Name { directory: AT_FDCWD, text: Passed::NOTHING },
+        _ => Name { directory: call.argument(0) as i32, text: Passed::by_caller(call.argument(1)) },
     }
 }
 
@@ -115,11 +117,11 @@ pub fn mapped(call: &impl Call) -> Option<()> {
         return None;
     }
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
-    tell(&watched, Kind::Map, file, inode, mode, 0)
+    tell(&watched, Kind::Map, file, inode, mode, Passed::NOTHING)
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u64) -> Option<()> {
+fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: Passed) -> Option<()> {
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
@@ -129,11 +131,8 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: u
     let (path_len, flags) = path::write(path::of_file(file), to);
     let path_len = bounded(path_len, PATH_MASK);
     record.header.flags |= flags;
-    let mut passed_len = 0;
-    if text != 0 {
-        // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
-        (passed_len, _) = name::write_text(text, unsafe { to.add(bounded(path_len, PATH_MASK) as usize) });
-    }
+    // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
+    let (passed_len, _) = name::write_text(text, unsafe { to.add(bounded(path_len, PATH_MASK) as usize) });
     record.body = Open {
         inode: read(inode + offset!(inode_ino)).unwrap_or(0),
         device: path::device(inode),
@@ -158,6 +157,20 @@ pub fn refused(watched: &Watched, kind: Kind, result: i64, name: Name) -> Option
     if !matches!(result, EPERM | EACCES) || !wanted::kind(kind, watched) {
         return None;
     }
+    name_only(watched, kind, result as i32, 0, name)
+}
+
+/// Tells that a file is to be opened, with what the caller passed: of a request that has not been carried out yet.
+#[inline(always)]
+pub fn asked(watched: &Watched, flags: u32, name: Name) -> Option<()> {
+    if flags & O_DIRECTORY != 0 || !wanted::kind(Kind::Open, watched) {
+        return None;
+    }
+    name_only(watched, Kind::Open, UNKNOWN, flags, name)
+}
+
+#[inline(always)]
+fn name_only(watched: &Watched, kind: Kind, result: i32, flags: u32, name: Name) -> Option<()> {
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
@@ -166,7 +179,8 @@ pub fn refused(watched: &Watched, kind: Kind, result: i64, name: Name) -> Option
     let written = name::write(name, record.names.as_mut_ptr());
     record.header.flags |= FLAG_PATH_AS_PASSED | written.flags;
     record.body = Open {
-        result: result as i32,
+        flags,
+        result,
         path_len: written.place as u32,
         passed_len: written.text as u32,
         ..Open::default()

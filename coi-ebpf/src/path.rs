@@ -35,6 +35,8 @@ struct Walk {
     root_dentry: u64,
     /// How many bytes are written.
     len: u64,
+    /// How it ended: `FLAG_PATH_*`.
+    flags: u64,
 }
 
 #[map]
@@ -64,6 +66,7 @@ impl Walk {
                 root_mnt: fs.number(offset!(fs_root) + offset!(path_mnt)),
                 root_dentry: fs.number(offset!(fs_root) + offset!(path_dentry)),
                 len: 0,
+                flags: FLAG_PATH_TRUNCATED.into(),
             };
         }
         Some(walk)
@@ -73,6 +76,18 @@ impl Walk {
     fn len(walk: *mut Self) -> u64 {
         // SAFETY: a per-CPU value; volatile so that the verifier forgets what it knows.
         unsafe { core::ptr::read_volatile(&raw const (*walk).len) }
+    }
+
+    #[inline(always)]
+    fn end(walk: *mut Self, flags: u32) {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*walk).flags, flags.into()) };
+    }
+
+    #[inline(always)]
+    fn flags(walk: *mut Self) -> u32 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*walk).flags) as u32 }
     }
 
     /// Takes one step; the caller goes on to the parent itself.
@@ -128,11 +143,14 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
         let (dentry, parent) = match unsafe { Walk::step(walk) } {
             Step::Entry { dentry, parent } => (dentry, parent),
             Step::Mount => continue,
-            Step::End => return (Walk::len(walk), 0),
+            Step::End => {
+                Walk::end(walk, 0);
+                break;
+            }
         };
         let at = Walk::len(walk);
         if at >= PATH_KEPT as u64 {
-            return (at, FLAG_PATH_TRUNCATED);
+            break;
         }
         let name = read::<u64>(dentry + offset!(dentry_name)).unwrap_or(0);
         let place = bounded(at, PATH_KEPT as u64 - 1) as usize;
@@ -141,16 +159,18 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
         let written =
             unsafe { bpf_probe_read_kernel_str(to.add(place).cast(), NAME_SPACE as u32, name as *const _) };
         if written <= 0 {
-            return (at, FLAG_PATH_UNREADABLE);
+            Walk::end(walk, FLAG_PATH_UNREADABLE);
+            break;
         }
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(&raw mut (*walk).len, at + written as u64) };
         if parent == dentry {
             // A file without a directory: a memfd, a pipe.
-            return (Walk::len(walk), FLAG_PATH_NOWHERE);
+            Walk::end(walk, FLAG_PATH_NOWHERE);
+            break;
         }
     }
-    (Walk::len(walk), FLAG_PATH_TRUNCATED)
+    (Walk::len(walk), Walk::flags(walk))
 }
 
 /// Is the file below the workspace's directory, through whatever mount?

@@ -210,9 +210,12 @@ fn return_budget(weight: Weight, scope: u64, len: u64) {
 }
 
 /// Atomically: programs at cgroup hooks can be interrupted by others on the same CPU.
+///
+/// # Safety
+/// `count` points into a map's value and is aligned.
 #[inline(always)]
-fn count_one(count: *mut u64) {
-    // SAFETY: a pointer to a map's value stays valid while the program runs, and is aligned.
+unsafe fn count_one(count: *mut u64) {
+    // SAFETY: the caller's promise; a map's value stays valid while the program runs.
     unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1u64) };
 }
 
@@ -220,12 +223,14 @@ fn count_one(count: *mut u64) {
 fn lose(kind: Kind, scope: u64, reason: u32) {
     let key = LossKey { scope, kind: kind as u32, reason };
     match LOST.get_ptr_mut(key) {
-        Some(count) => count_one(count),
+        // SAFETY: a value of the map, a number.
+        Some(count) => unsafe { count_one(count) },
         None => {
             // Another program may have been quicker, on this CPU too where programs can be interrupted.
             let _ = LOST.insert(key, 0, u64::from(BPF_NOEXIST));
             if let Some(count) = LOST.get_ptr_mut(key) {
-                count_one(count);
+                // SAFETY: as above.
+                unsafe { count_one(count) };
             }
         }
     }

@@ -130,7 +130,9 @@ impl Name {
             {
                 return true;
             }
-            NAMES.get(&*key).copied()
+            // By reference: a copy would go over the stack.
+            let key: &NameKey = &*key;
+            NAMES.get(key).copied()
         };
         found.is_some_and(|tests| tests & passes != 0)
     }

@@ -208,8 +208,8 @@ pub struct FileDetail {
     pub truncated: bool,
     /// The path could not be read.
     pub unreadable: bool,
-    /// 0, or the error number.
-    pub errno: i32,
+    /// 0, an error number, or `None` where the call had not returned.
+    pub errno: Option<i32>,
 }
 
 /// A short text without an allocation.
@@ -326,8 +326,8 @@ impl Event {
     /// The result of the call, where it has one: 0 or an error number; inner `None` if it had not returned.
     fn result(&self) -> Option<Option<i32>> {
         match &self.detail {
-            Detail::File(file) if self.kind != EventKind::Map => Some(Some(file.errno)),
-            Detail::Change(change) => Some(Some(change.file.errno)),
+            Detail::File(file) if self.kind != EventKind::Map => Some(file.errno),
+            Detail::Change(change) => Some(change.file.errno),
             Detail::Connection { result, .. } if self.kind == EventKind::Connect => Some(*result),
             Detail::Syscall { result, .. } => Some(Some(match *result {
                 // What the kernel calls an error: the last page of addresses.

@@ -632,7 +632,7 @@ fn other_address(connection: &Connection) -> Option<Mismatch> {
 }
 
 /// A file of which there is no more than its name.
-fn nothing_opened(path: super::sensor::decode::Path, errno: i32) -> Open {
+fn nothing_opened(path: super::sensor::decode::Path, errno: Option<i32>) -> Open {
     Open { path, inode: 0, device: 0, write: false, created: false, fifo: false, errno, passed: None }
 }
 

@@ -71,7 +71,7 @@ impl World {
                 write,
                 created: false,
                 fifo: true,
-                errno: 0,
+                errno: Some(0),
                 passed: None,
             }),
         )

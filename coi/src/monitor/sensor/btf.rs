@@ -196,6 +196,7 @@ impl Btf {
     /// All that the programs need.
     pub(super) fn offsets(&self) -> Result<Offsets, BtfError> {
         let at = |structure, member| self.offset(structure, member);
+        let ring = |structure, member| at(structure, member).unwrap_or_default();
         Ok(Offsets {
             task_files: at("task_struct", "files")?,
             task_fs: at("task_struct", "fs")?,
@@ -274,8 +275,29 @@ impl Btf {
             unix_path: at("unix_sock", "path")?,
             unix_address_len: at("unix_address", "len")?,
             unix_address_name: at("unix_address", "name")?,
-            // A kernel without io_uring has no such structure and nothing that would ask for it.
-            io_kiocb_opcode: at("io_kiocb", "opcode").unwrap_or_default(),
+            // A kernel without io_uring has no such structures and nothing that would ask for them.
+            io_kiocb_opcode: ring("io_kiocb", "opcode"),
+            io_kiocb_file: ring("io_kiocb", "file"),
+            io_open_dfd: ring("io_open", "dfd"),
+            io_open_filename: ring("io_open", "filename"),
+            io_open_flags: ring("io_open", "how.flags"),
+            io_rename_old_dfd: ring("io_rename", "old_dfd"),
+            io_rename_oldpath: ring("io_rename", "oldpath"),
+            io_rename_new_dfd: ring("io_rename", "new_dfd"),
+            io_rename_newpath: ring("io_rename", "newpath"),
+            io_link_old_dfd: ring("io_link", "old_dfd"),
+            io_link_oldpath: ring("io_link", "oldpath"),
+            io_link_new_dfd: ring("io_link", "new_dfd"),
+            io_link_newpath: ring("io_link", "newpath"),
+            io_unlink_dfd: ring("io_unlink", "dfd"),
+            io_unlink_flags: ring("io_unlink", "flags"),
+            io_unlink_filename: ring("io_unlink", "filename"),
+            io_mkdir_dfd: ring("io_mkdir", "dfd"),
+            io_mkdir_filename: ring("io_mkdir", "filename"),
+            io_splice_fd_in: ring("io_splice", "splice_fd_in"),
+            io_splice_flags: ring("io_splice", "flags"),
+            io_accept_file_slot: ring("io_accept", "file_slot"),
+            filename_name: at("filename", "name")?,
             binprm_secureexec: self.bit("linux_binprm", "secureexec")? / 8,
             binprm_secureexec_bit: self.bit("linux_binprm", "secureexec")? % 8,
         })

@@ -36,7 +36,7 @@ pub enum Body {
         /// What the caller passed.
         path: Path,
         /// The error number, positive.
-        errno: i32,
+        errno: Option<i32>,
     },
     /// The header's process was made.
     Fork,
@@ -150,8 +150,8 @@ pub struct Open {
     pub created: bool,
     /// It is a named pipe.
     pub fifo: bool,
-    /// 0, or the error number, positive.
-    pub errno: i32,
+    /// 0, an error number (positive), or `None` where the call had not returned.
+    pub errno: Option<i32>,
     /// What the caller's memory said when the call returned, where it was asked.
     pub passed: Option<String>,
 }
@@ -167,8 +167,8 @@ pub struct Change {
     pub other: Option<String>,
     /// The third argument.
     pub argument2: u64,
-    /// 0, or the error number, positive.
-    pub errno: i32,
+    /// As in [`Open`].
+    pub errno: Option<i32>,
 }
 
 /// A rare system call.
@@ -350,7 +350,7 @@ fn opened(header: &Header, rest: &[u8]) -> Option<Open> {
         write: open.flags & (nix::libc::O_WRONLY | nix::libc::O_RDWR) as u32 != 0,
         created: open.created != 0,
         fifo: open.mode & nix::libc::S_IFMT == nix::libc::S_IFIFO,
-        errno: open.result.saturating_neg(),
+        errno: errno(open.result),
         passed: (!refused && !passed.is_empty()).then(|| text(passed)),
     })
 }
@@ -373,8 +373,13 @@ fn change(header: &Header, rest: &[u8]) -> Option<Change> {
         path,
         other,
         argument2: change.argument2,
-        errno: change.result.saturating_neg(),
+        errno: errno(change.result),
     })
+}
+
+/// What a result says: 0 or an error number, or that there is none yet.
+fn errno(result: i32) -> Option<i32> {
+    (result <= 0).then(|| result.saturating_neg())
 }
 
 fn local(rest: &[u8]) -> Option<Peer> {
@@ -416,7 +421,7 @@ fn connection(header: &Header, rest: &[u8]) -> Option<Connection> {
         stdio: connect.stdio,
         inode: connect.inode,
         peer,
-        result: (connect.result <= 0).then(|| connect.result.saturating_neg()),
+        result: errno(connect.result),
         as_passed,
         passed,
     })
