@@ -14,7 +14,8 @@ use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
     call::Call,
-    kernel::{self, Structure, current, offset, pointer, read},
+    inode::{self, Inode, S_IFREG},
+    kernel::{self, Structure, current, offset},
     memory, path,
     ring::{self, Weight},
     scope::{self, Watched},
@@ -35,9 +36,10 @@ static WRITTEN: HashMap<u32, Sum> = HashMap::with_max_entries(32768, 0);
 struct FileKey {
     scope: u64,
     inode: u64,
-    device: u32,
+    /// By its address, which is its own as long as it is mounted.
+    file_system: u64,
     /// Tells a file from the next one that gets its inode number.
-    generation: u32,
+    generation: u64,
 }
 
 /// What is remembered of a file.
@@ -69,7 +71,7 @@ static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Is this file of the workspace? And where that is remembered.
 #[inline(always)]
-pub fn in_workspace(watched: &Watched, file: u64, inode: u64) -> (bool, Option<*mut u32>) {
+pub fn in_workspace(watched: &Watched, file: u64, inode: Inode) -> (bool, Option<*mut u32>) {
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let scope = unsafe { &*watched.scope };
     if scope.workspace_inode == 0 {
@@ -77,13 +79,12 @@ pub fn in_workspace(watched: &Watched, file: u64, inode: u64) -> (bool, Option<*
     }
     let key = FileKey {
         scope: watched.id,
-        inode: read(inode + offset!(inode_ino)).unwrap_or(0),
-        device: path::device(inode),
-        generation: read(inode + offset!(inode_generation)).unwrap_or(0),
+        inode: inode.number(),
+        file_system: inode.file_system(),
+        generation: inode.generation().into(),
     };
     // Fibonacci hashing: the upper bits of the product are well mixed.
-    let mixed =
-        (key.inode ^ u64::from(key.generation) << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (key.inode ^ key.generation << 20 ^ key.scope << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let Some(slot) = FILES.get_ptr_mut((mixed >> 40) as u32 % SLOTS) else { return (false, None) };
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let slot = unsafe { &mut *slot };
@@ -125,10 +126,7 @@ pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
         return None;
     }
     let file = call.file(place)?;
-    let inode = pointer(file + offset!(file_inode))?;
-    if !stream::is_regular(inode) {
-        return None;
-    }
+    let inode = inode::of_file(file).filter(|inode| inode.kind() == S_IFREG)?;
     if let (true, counted) = in_workspace(&watched, file, inode) {
         let mut files = 0;
         if let Some(counted) = counted {

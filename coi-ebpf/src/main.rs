@@ -16,6 +16,7 @@ mod change;
 mod connect;
 mod exec;
 mod i386;
+mod inode;
 mod io;
 mod kernel;
 mod listen;

@@ -15,8 +15,9 @@ use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Ope
 use crate::{
     call::{Call, EACCES, EPERM, UNKNOWN},
     exec::bounded,
+    inode::{self, Inode, S_IFDIR, S_IFIFO, S_IFREG},
     io,
-    kernel::{offset, pointer, read},
+    kernel::{offset, read},
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name, Passed},
     path::{self, PATH_MASK},
     ring::{self, Weight},
@@ -84,15 +85,12 @@ pub fn opened(call: &impl Call) -> Option<()> {
         return refused(&watched, Kind::Open, result, name(call));
     }
     let file = stream::file(result as u64)?;
-    let inode = pointer(file + offset!(file_inode))?;
-    if stream::is_directory(inode) {
-        return None;
-    }
+    let inode = inode::of_file(file).filter(|inode| inode.kind() != S_IFDIR)?;
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
     let write = if mode & FMODE_WRITE != 0 { OPEN_WRITE } else { 0 };
     let create = if mode & FMODE_CREATED != 0 { OPEN_CREATE } else { 0 };
     // Where a named pipe leads is for user space to follow, whatever rules say.
-    if !stream::is_fifo(inode)
+    if inode.kind() != S_IFIFO
         && !wanted::open(&watched, file, write | create, || io::in_workspace(&watched, file, inode).0)
     {
         return None;
@@ -112,8 +110,8 @@ pub fn mapped(call: &impl Call) -> Option<()> {
         return None;
     }
     let file = stream::file(call.argument(4))?;
-    let inode = pointer(file + offset!(file_inode))?;
-    if !stream::is_regular(inode) || !io::in_workspace(&watched, file, inode).0 {
+    let inode = inode::of_file(file).filter(|inode| inode.kind() == S_IFREG)?;
+    if !io::in_workspace(&watched, file, inode).0 {
         return None;
     }
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
@@ -121,7 +119,7 @@ pub fn mapped(call: &impl Call) -> Option<()> {
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: Passed) -> Option<()> {
+fn tell(watched: &Watched, kind: Kind, file: u64, inode: Inode, mode: u32, text: Passed) -> Option<()> {
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
@@ -134,13 +132,13 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: u64, mode: u32, text: P
     // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
     let (passed_len, _) = name::write_text(text, unsafe { to.add(bounded(path_len, PATH_MASK) as usize) });
     record.body = Open {
-        inode: read(inode + offset!(inode_ino)).unwrap_or(0),
-        device: path::device(inode),
+        inode: inode.number(),
+        device: inode.device(),
         flags: read(file + offset!(file_flags)).unwrap_or(0),
         result: 0,
         created: u32::from(mode & FMODE_CREATED != 0),
         path_len: path_len as u32,
-        mode: u32::from(read::<u16>(inode + offset!(inode_mode)).unwrap_or(0)),
+        mode: inode.mode().into(),
         passed_len: passed_len as u32,
         reserved: 0,
     };

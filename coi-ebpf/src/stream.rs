@@ -3,16 +3,11 @@
 use coi_common::{Address, Stream, StreamKind};
 
 use crate::{
+    inode::{self, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK},
     kernel::{Structure, current, offset, pointer, read},
     memory,
 };
 
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
-const S_IFREG: u16 = 0o100_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFCHR: u16 = 0o020_000;
-const S_IFIFO: u16 = 0o010_000;
 /// `include/uapi/linux/magic.h`.
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
 /// `Documentation/admin-guide/devices.txt`: the terminals' sides of Unix98 pseudo-terminals.
@@ -37,24 +32,6 @@ pub fn file(fd: u64) -> Option<u64> {
     }
     // An array of pointers, of which the verifier knows no type.
     pointer(table.number::<u64>(offset!(fdt_fd)) + 8 * fd)
-}
-
-/// Is it a regular file?
-#[inline(always)]
-pub fn is_regular(inode: u64) -> bool {
-    read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFREG
-}
-
-/// Is it a named pipe?
-#[inline(always)]
-pub fn is_fifo(inode: u64) -> bool {
-    read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFIFO
-}
-
-/// Is it a directory?
-#[inline(always)]
-pub fn is_directory(inode: u64) -> bool {
-    read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT == S_IFDIR
 }
 
 /// The socket behind an open file: its `struct socket` and its `struct sock`.
@@ -150,22 +127,21 @@ unsafe fn inspect(to: *mut Stream, file: u64) {
     if file == 0 {
         return;
     }
-    let Some(inode) = pointer(file + offset!(file_inode)) else { return };
+    let Some(inode) = inode::of_file(file) else { return };
     // SAFETY: as above.
     unsafe {
         // FMODE_READ and FMODE_WRITE are the lowest two bits.
         (*to).access = (read::<u32>(file + offset!(file_mode)).unwrap_or(0) & 3) as u8;
-        (*to).inode = read(inode + offset!(inode_ino)).unwrap_or(0);
+        (*to).inode = inode.number();
     }
-    let kind = match read::<u16>(inode + offset!(inode_mode)).unwrap_or(0) & S_IFMT {
+    let kind = match inode.kind() {
         S_IFREG | S_IFDIR => StreamKind::File,
         S_IFIFO => {
-            let magic: u64 =
-                pointer(inode + offset!(inode_sb)).and_then(|sb| read(sb + offset!(sb_magic))).unwrap_or(0);
-            if magic == PIPEFS_MAGIC { StreamKind::Pipe } else { StreamKind::Fifo }
+            let magic = read(inode.file_system() + offset!(sb_magic));
+            if magic == Some(PIPEFS_MAGIC) { StreamKind::Pipe } else { StreamKind::Fifo }
         }
         S_IFCHR => {
-            let device: u32 = read(inode + offset!(inode_rdev)).unwrap_or(0);
+            let device = inode.represents();
             // SAFETY: as above.
             unsafe { (*to).device = device };
             let major = device >> MINOR_BITS;
