@@ -107,19 +107,26 @@ fn write(inbox: &Receiver<(Arc<Watched>, Option<Shown>)>, directory: &Path) {
                 let recording = Recording::create(directory, &watched.container);
                 (Arc::clone(&watched), said(recording))
             });
-            let missed = watched.unrecorded.swap(0, Ordering::Relaxed);
-            let written = recording.as_mut().map(|recording| recording.add(missed, shown));
-            if written.is_some_and(|written| said(written).is_none()) {
-                *recording = None;
-            }
+            put(recording, |recording| recording.add(missed(watched), shown));
             next = inbox.try_recv().ok();
         }
-        for (_, recording) in files.values_mut() {
-            let written = recording.as_mut().map(Recording::flush);
-            if written.is_some_and(|written| said(written).is_none()) {
-                *recording = None;
-            }
+        // What found no room came while there was something in the queue: this pass is after all of it.
+        for (watched, recording) in files.values_mut() {
+            put(recording, |recording| recording.add(missed(watched), None).and_then(|()| recording.flush()));
         }
+    }
+}
+
+/// How much found no room since this was asked last.
+fn missed(watched: &Watched) -> u64 {
+    watched.unrecorded.swap(0, Ordering::Relaxed)
+}
+
+/// Writes to a recording that has not failed yet.
+fn put(recording: &mut Option<Recording>, write: impl FnOnce(&mut Recording) -> Result<(), RecordError>) {
+    let written = recording.as_mut().map(write);
+    if written.is_some_and(|written| said(written).is_none()) {
+        *recording = None;
     }
 }
 
