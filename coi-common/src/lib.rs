@@ -516,6 +516,15 @@ pub struct Flow {
 /// How many bytes of a name the tests on opened files compare: one less than a power of two, so that a mask bounds them.
 pub const TEST_SPACE: usize = 63;
 
+/// What is told at functions that every route passes, where the kernel takes programs there: files opened.
+pub const TOLD_OPENS: u32 = 1;
+/// The same: AF_UNIX connections.
+pub const TOLD_UNIX_CONNECTS: u32 = 2;
+/// The same: connections accepted.
+pub const TOLD_ACCEPTS: u32 = 4;
+/// The same: where datagrams over AF_UNIX go.
+pub const TOLD_UNIX_DATAGRAMS: u32 = 8;
+
 /// A test on the name of an opened file, the key of its map. Aligned, so that it can be zeroed by words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C, align(8))]
@@ -679,7 +688,13 @@ pub struct Offsets {
     pub io_splice_fd_in: u32,
     pub io_splice_flags: u32,
     pub io_accept_file_slot: u32,
+    pub fdt_open_fds: u32,
+    pub socket_file: u32,
+    pub msghdr_name: u32,
+    pub msghdr_namelen: u32,
     pub filename_name: u32,
+    pub filename_uptr: u32,
+    pub open_flags_open_flag: u32,
     /// A bit field's byte.
     pub binprm_secureexec: u32,
     /// A bit field's bit in that byte.

@@ -11,13 +11,16 @@ use aya_ebpf::{
 };
 use coi_common::{
     Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
+    TOLD_UNIX_CONNECTS,
 };
 
 use crate::{
     call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM, UNKNOWN},
+    chokepoint,
     exec::bounded,
     kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
     listen, memory,
+    name::Passed,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope::{self, Watched},
@@ -105,7 +108,15 @@ pub fn sock_set_state(ctx: BtfTracePointContext) -> i32 {
         tell(
             Kind::Connect,
             &watched,
-            Connection { inode, peer: stream::peer(sk), result: UNKNOWN, protocol, asked, flags: 0 },
+            Connection {
+                inode,
+                peer: stream::peer(sk),
+                result: UNKNOWN,
+                protocol,
+                asked,
+                flags: 0,
+                arriving: 0,
+            },
         );
     }
     0
@@ -126,6 +137,8 @@ pub struct Connection {
     pub asked: bool,
     /// Bits named `FLAG_*`.
     pub flags: u32,
+    /// The connection's open file if its descriptor does not lead to it yet, or 0.
+    pub arriving: u64,
 }
 
 /// Tells of a connection.
@@ -143,7 +156,7 @@ pub fn tell(kind: Kind, watched: &Watched, connection: Connection) {
             unsafe {
                 task::header(&raw mut (*record).header, kind, watched);
                 (*record).header.flags |= connection.flags;
-                stream::stdio(&raw mut (*record).body.stdio);
+                stream::stdio_with(&raw mut (*record).body.stdio, connection.arriving);
                 (*record).body.inode = connection.inode;
                 (*record).body.peer = connection.peer;
                 (*record).body.result = connection.result;
@@ -220,7 +233,7 @@ fn connecting(ctx: &SockAddrContext, family: u16) {
         tell(
             Kind::Connect,
             &watched,
-            Connection { inode: 0, peer: address, result: UNKNOWN, protocol, asked, flags: 0 },
+            Connection { inode: 0, peer: address, result: UNKNOWN, protocol, asked, flags: 0, arriving: 0 },
         );
     }
 }
@@ -251,6 +264,7 @@ fn datagram(ctx: &SockAddrContext, family: u16) {
             protocol: IPPROTO_UDP,
             asked: false,
             flags: 0,
+            arriving: 0,
         },
     );
 }
@@ -274,7 +288,11 @@ pub fn connected(call: &impl Call) -> Option<()> {
     let (socket, sk) = stream::socket(call.file(0)?)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     if family == AF_UNIX {
-        return unix(&watched, call, sk, result);
+        if chokepoint::tells(TOLD_UNIX_CONNECTS) {
+            return None;
+        }
+        let address = Passed::by_caller(call.argument(1));
+        return unix(&watched, sk, result, address, call.argument(2));
     }
     if family != AF_INET && family != AF_INET6 {
         return None;
@@ -294,7 +312,11 @@ pub fn connected(call: &impl Call) -> Option<()> {
             let protocol = IPPROTO_TCP;
             let result = result as i32;
             let asked = syscall() == SYS_CONNECT;
-            tell(Kind::Connect, &watched, Connection { inode, peer, result, protocol, asked, flags });
+            tell(
+                Kind::Connect,
+                &watched,
+                Connection { inode, peer, result, protocol, asked, flags, arriving: 0 },
+            );
         }
         return Some(());
     }
@@ -306,7 +328,15 @@ pub fn connected(call: &impl Call) -> Option<()> {
         tell(
             Kind::Connect,
             &watched,
-            Connection { inode, peer: stream::peer(sk), result: 0, protocol, asked: false, flags: 0 },
+            Connection {
+                inode,
+                peer: stream::peer(sk),
+                result: 0,
+                protocol,
+                asked: false,
+                flags: 0,
+                arriving: 0,
+            },
         );
     }
     Some(())
@@ -323,9 +353,10 @@ unsafe fn passed(to: *mut u8) {
     unsafe { bpf_probe_read_user(to.cast(), size as u32, argument(1) as *const _) };
 }
 
-/// The name of an AF_UNIX socket is taken from the socket at the other end: where its file is, or its abstract name.
+/// Tells of a connection of an AF_UNIX socket to this address of this length. Its name is taken from the socket at the
+/// other end: where its file is, or its abstract name.
 #[inline(always)]
-fn unix(watched: &Watched, call: &impl Call, sk: u64, result: i64) -> Option<()> {
+pub fn unix(watched: &Watched, sk: u64, result: i64, address: Passed, len: u64) -> Option<()> {
     if !matches!(result, 0 | EINPROGRESS | EACCES | EPERM) {
         return None;
     }
@@ -345,33 +376,26 @@ fn unix(watched: &Watched, call: &impl Call, sk: u64, result: i64) -> Option<()>
     record.body.path_len = 0;
 
     let peer = pointer(sk + offset!(unix_peer)).unwrap_or(0);
-    let address = pointer(peer + offset!(unix_addr)).unwrap_or(0);
+    let bound_to = pointer(peer + offset!(unix_addr)).unwrap_or(0);
     let place = peer + offset!(unix_path);
-    let path_len = if result == 0 && address != 0 && pointer(place + offset!(path_dentry)).is_some() {
+    let path_len = if result == 0 && bound_to != 0 && pointer(place + offset!(path_dentry)).is_some() {
         let (len, flags) = path::write(place, record.path.as_mut_ptr());
         record.header.flags |= flags;
         bounded(len, PATH_MASK)
-    } else if result == 0 && address != 0 {
+    } else if result == 0 && bound_to != 0 {
         record.body.is_abstract = 1;
-        let len: u32 = read(address + offset!(unix_address_len)).unwrap_or(0);
+        let len: u32 = read(bound_to + offset!(unix_address_len)).unwrap_or(0);
         let len = bounded(u64::from(len).saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
-        let from = address + offset!(unix_address_name) + 2;
+        let from = bound_to + offset!(unix_address_name) + 2;
         // SAFETY: the record has room for UNIX_PATH bytes; the helper checks the address itself.
         let read =
             unsafe { bpf_probe_read_kernel(record.path.as_mut_ptr().cast(), len as u32, from as *const _) };
         if read == 0 { len } else { 0 }
     } else {
         record.header.flags |= FLAG_ADDRESS_AS_PASSED;
-        let len = bounded(call.argument(2).saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
+        let len = bounded(len.saturating_sub(2).min(UNIX_PATH), UNIX_MASK);
         // SAFETY: as above.
-        let read = unsafe {
-            bpf_probe_read_user(
-                record.path.as_mut_ptr().cast(),
-                len as u32,
-                (call.argument(1) + 2) as *const _,
-            )
-        };
-        if read == 0 { len } else { 0 }
+        if unsafe { address.read(2, record.path.as_mut_ptr(), len) } { len } else { 0 }
     };
     if path_len == 0 {
         record.header.flags |= FLAG_PATH_UNREADABLE;

@@ -4,8 +4,8 @@
 //! [`OFFSETS`] before the programs are loaded, so the verifier sees constants.
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_probe_read_kernel, generated},
-    programs::BtfTracePointContext,
 };
 use coi_common::Offsets;
 
@@ -97,8 +97,9 @@ impl Structure for Typed {
 
 /// A structure that a program is given, at a hook where the verifier knows the types of what it is given.
 #[inline(always)]
-pub fn given(ctx: &BtfTracePointContext, place: usize) -> Typed {
-    Typed(ctx.arg::<*const u8>(place))
+pub fn given(ctx: &impl EbpfContext, place: usize) -> Typed {
+    // SAFETY: what such a program is given is an array of eight-byte values; the verifier checks the place.
+    Typed(unsafe { *ctx.as_ptr().cast::<*const u8>().add(place) })
 }
 
 /// The acting task.

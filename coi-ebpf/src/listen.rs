@@ -139,13 +139,19 @@ pub fn accepted(call: &impl Call) -> Option<()> {
     let watched = scope::watched()?;
     let fd = call.result().filter(|fd| *fd >= 0)?;
     let (_, sk) = stream::socket(stream::file(fd as u64)?)?;
+    was_accepted(&watched, sk, 0)
+}
+
+/// This socket is one that was accepted; if its descriptor does not lead to it yet, this is its open file.
+#[inline(always)]
+pub fn was_accepted(watched: &Watched, sk: impl Structure, arriving: u64) -> Option<()> {
     let peer = stream::peer(sk);
     if peer.family != AF_INET && peer.family != AF_INET6 {
         return None;
     }
-    let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
+    let protocol = u32::from(sk.number::<u16>(offset!(sk_protocol)));
     let inode = stream::inode_of_sock(sk);
-    let connection = Connection { inode, peer, result: 0, protocol, asked: false, flags: 0 };
-    connect::tell(Kind::Accept, &watched, connection);
+    let connection = Connection { inode, peer, result: 0, protocol, asked: false, flags: 0, arriving };
+    connect::tell(Kind::Accept, watched, connection);
     Some(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Each looks up its task's watched ancestor cgroup ([`scope`]) first and leaves at once if there is none:
 //! one or two map look-ups is what they cost everybody else. They are tracepoints, raw tracepoints and
-//! cgroup hooks, so they work from Linux 5.15 on (`bpf_task_pt_regs`) without kprobes, fentry or LSM; what is asked
+//! cgroup hooks, so they work from Linux 5.15 on (`bpf_task_pt_regs`) without kprobes, fentry or LSM; where a kernel
+//! takes programs at its functions, those of [`chokepoint`] stand in for some of them. What is asked
 //! of a system call's arguments is asked when it returns, from the saved registers, so that no program runs when a
 //! call begins. What nobody wants ([`wanted`]) is not sent.
 //!
@@ -13,6 +14,7 @@
 
 mod call;
 mod change;
+mod chokepoint;
 mod connect;
 mod exec;
 mod i386;

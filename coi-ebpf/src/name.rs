@@ -1,7 +1,9 @@
 //! What a caller calls a file: a text, and the directory it is relative to.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+    helpers::generated::{
+        bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str,
+    },
     macros::map,
     maps::PerCpuArray,
 };
@@ -68,6 +70,24 @@ impl Passed {
     #[inline(always)]
     pub fn is_nothing(self) -> bool {
         self.at == 0
+    }
+
+    /// Reads `len` of its bytes, from one of them on; false where there is no memory.
+    ///
+    /// # Safety
+    /// `to` has room for them.
+    #[inline(always)]
+    pub unsafe fn read(self, from: u64, to: *mut u8, len: u64) -> bool {
+        let at = (self.at + from) as *const _;
+        // SAFETY: the caller's promise; the helpers check the other address themselves.
+        let read = unsafe {
+            if self.copied {
+                bpf_probe_read_kernel(to.cast(), len as u32, at)
+            } else {
+                bpf_probe_read_user(to.cast(), len as u32, at)
+            }
+        };
+        read == 0
     }
 }
 

@@ -84,18 +84,23 @@ pub fn opened(call: &impl Call) -> Option<()> {
     if result < 0 {
         return refused(&watched, Kind::Open, result, name(call));
     }
-    let file = stream::file(result as u64)?;
+    was_opened(&watched, stream::file(result as u64)?, name(call).text)
+}
+
+/// This file was opened under this name.
+#[inline(always)]
+pub fn was_opened(watched: &Watched, file: u64, text: Passed) -> Option<()> {
     let inode = inode::of_file(file).filter(|inode| inode.kind() != S_IFDIR)?;
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
     let write = if mode & FMODE_WRITE != 0 { OPEN_WRITE } else { 0 };
     let create = if mode & FMODE_CREATED != 0 { OPEN_CREATE } else { 0 };
     // Where a named pipe leads is for user space to follow, whatever rules say.
     if inode.kind() != S_IFIFO
-        && !wanted::open(&watched, file, write | create, || io::in_workspace(&watched, file, inode).0)
+        && !wanted::open(watched, file, write | create, || io::in_workspace(watched, file, inode).0)
     {
         return None;
     }
-    tell(&watched, Kind::Open, file, inode, mode, name(call).text)
+    tell(watched, Kind::Open, file, inode, mode, text)
 }
 
 /// What [`exit_mmap`] does.

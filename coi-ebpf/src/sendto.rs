@@ -1,23 +1,26 @@
 //! Datagrams of sockets that have no hook for addresses: AF_UNIX, raw and packet sockets, whose every message may go
 //! somewhere else. Once for each process and destination.
 //!
-//! The address is what lies in the caller's memory when the call returns, and the record says so. A message through
-//! a socket that is connected has no address of its own; [`crate::connect`] has told where it leads.
+//! The address is what lies in the caller's memory when the call returns, or, of AF_UNIX at a function of the kernel that
+//! every route passes ([`crate::chokepoint`]), in the kernel's; the record says that it is as passed. A message through a
+//! socket that is connected has no address of its own; [`crate::connect`] has told where it leads.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user,
     macros::{map, tracepoint},
     maps::{LruHashMap, PerCpuArray},
     programs::TracePointContext,
 };
 use coi_common::{
     Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
+    TOLD_UNIX_DATAGRAMS,
 };
 
 use crate::{
     call::{Call, EACCES, EPERM},
+    chokepoint,
     exec::bounded,
     kernel::{Structure, current, offset, read},
+    name::Passed,
     ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6, AF_PACKET, AF_UNIX, SOCK_RAW, SOCK_STREAM},
@@ -93,14 +96,23 @@ pub fn sent(call: &impl Call) -> Option<()> {
     if name == 0 || len < 2 {
         return None;
     }
-    address(&sender, name + 2, len - 2)
+    address(&sender, Passed::by_caller(name), len)
+}
+
+/// A datagram over AF_UNIX was sent to this address of this length, or may not be.
+#[inline(always)]
+pub fn unix_datagram(watched: Watched, sk: u64, result: i64, name: Passed, len: u64) -> Option<()> {
+    if name.is_nothing() || len < 2 || result < 0 && !matches!(result, EPERM | EACCES) {
+        return None;
+    }
+    address(&Sender { watched, sk, family: AF_UNIX, result }, name, len)
 }
 
 /// What [`exit_sendmmsg`] does.
 #[inline(always)]
 pub fn sent_more(call: &impl Call) -> Option<()> {
     let sender = sender(call).filter(|sender| sender.result > 1)?;
-    address(&sender, 0, 0)
+    address(&sender, Passed::NOTHING, 2)
 }
 
 /// Who sends through what.
@@ -120,7 +132,9 @@ fn sender(call: &impl Call) -> Option<Sender> {
     let family: u16 = read(sk + offset!(sk_family))?;
     let kind: u16 = read(socket + offset!(socket_type))?;
     let told = match family {
-        AF_UNIX => kind != SOCK_STREAM,
+        // What a security module refuses does not come to the function where the rest is told. Of what is refused
+        // later, the second to tell finds it told.
+        AF_UNIX => kind != SOCK_STREAM && (result < 0 || !chokepoint::tells(TOLD_UNIX_DATAGRAMS)),
         AF_INET | AF_INET6 => kind == SOCK_RAW,
         AF_PACKET => true,
         _ => false,
@@ -128,9 +142,9 @@ fn sender(call: &impl Call) -> Option<Sender> {
     told.then_some(Sender { watched, sk, family, result })
 }
 
-/// Tells of the address whose bytes behind the family are at `from`, or of one that is not known if there are none.
+/// Tells of this address of this length, a family and what is behind it, or of one that is not known if there is none.
 #[inline(always)]
-fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
+fn address(sender: &Sender, passed: Passed, len: u64) -> Option<()> {
     let correspondent = CORRESPONDENTS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let correspondent = unsafe { &mut *correspondent };
@@ -139,17 +153,10 @@ fn address(sender: &Sender, from: u64, len: u64) -> Option<()> {
     correspondent.tgid = task.number(offset!(task_tgid));
     correspondent.family = sender.family;
     correspondent.name = [0; NAME + 4];
-    let len = bounded(len.min(NAME as u64), NAME_MASK);
+    let len = bounded((len - 2).min(NAME as u64), NAME_MASK);
     correspondent.len = len as u16;
-    // SAFETY: there is room for NAME bytes; the helper checks the other address itself.
-    let read = unsafe {
-        bpf_probe_read_user(
-            correspondent.name.as_mut_ptr().cast(),
-            bounded(len, NAME_MASK).min(NAME as u64) as u32,
-            from as *const _,
-        )
-    };
-    if read != 0 {
+    // SAFETY: there is room for NAME bytes.
+    if unsafe { !passed.read(2, correspondent.name.as_mut_ptr(), bounded(len, NAME_MASK).min(NAME as u64)) } {
         correspondent.len = 0;
     }
     // By reference: a copy of it would fill the stack.

@@ -91,7 +91,26 @@ fn ip(sk: impl Structure, family: u16, v4: u64, v6: u64) -> [u8; 16] {
 /// `place` may be written to.
 #[inline(always)]
 pub unsafe fn stdio(place: *mut [Stream; 3]) {
-    let files = standard_files();
+    // SAFETY: the caller's promise.
+    unsafe { stdio_with(place, 0) };
+}
+
+/// The same, where an open file is about to get a descriptor: one of these that is taken and leads nowhere yet is its.
+/// Of several threads that open something at once, with none of the three open before, it may be another's.
+///
+/// # Safety
+/// As [`stdio`].
+#[inline(always)]
+pub unsafe fn stdio_with(place: *mut [Stream; 3], arriving: u64) {
+    let mut files = standard_files();
+    if arriving != 0 {
+        let taken = taken();
+        for (fd, file) in files.iter_mut().enumerate() {
+            if *file == 0 && taken >> fd & 1 != 0 {
+                *file = arriving;
+            }
+        }
+    }
     for fd in 0..3 {
         // SAFETY: the caller's promise.
         unsafe {
@@ -113,6 +132,16 @@ fn standard_files() -> [u64; 3] {
         .and_then(|files| files.follow(offset!(files_fdt)))
         .and_then(|table| read(table.number::<u64>(offset!(fdt_fd))))
         .unwrap_or_default()
+}
+
+/// Which of the acting task's lowest descriptors are taken, as bits.
+#[inline(always)]
+fn taken() -> u64 {
+    current()
+        .follow(offset!(task_files))
+        .and_then(|files| files.follow(offset!(files_fdt)))
+        .and_then(|table| read(table.number::<u64>(offset!(fdt_open_fds))))
+        .unwrap_or(0)
 }
 
 /// Not inlined: of three copies the compiler makes one with pointers that it chooses between, which the verifier does not

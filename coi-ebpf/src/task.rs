@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use coi_common::{Header, Kind};
 
 use crate::{
+    exec::bounded,
     kernel::{Structure, current, offset, read},
     scope::Watched,
 };
@@ -98,5 +99,5 @@ fn number(task: impl Structure) -> u32 {
 fn upid(task: impl Structure) -> Option<(u32, u64)> {
     let pid = task.follow(offset!(task_thread_pid))?;
     let level: u32 = pid.number(offset!(pid_level));
-    Some((level, pid.address() + offset!(pid_numbers) + u64::from(level & 31) * offset!(upid_size)))
+    Some((level, pid.address() + offset!(pid_numbers) + bounded(level.into(), 31) * offset!(upid_size)))
 }

@@ -3,19 +3,20 @@
 //! Names are told when a request is submitted: from the kernel's own copy, which is gone when it has been carried out, so
 //! that the outcome is not known. What reads, accepts or connects is told with its outcome when it is completed, by the
 //! same functions as system calls. A completion that nobody sees tells nothing: one that its owner has suppressed
-//! (IOSQE_CQE_SKIP_SUCCESS), for which its ring had no room, or that is one of several of a request.
+//! (IOSQE_CQE_SKIP_SUCCESS), for which its ring had no room, or that is one of several of a request. What
+//! [`crate::chokepoint`] tells is not told here.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
     maps::LruHashMap,
     programs::BtfTracePointContext,
 };
-use coi_common::{Header, Kind, Submission};
+use coi_common::{Header, Kind, Submission, TOLD_ACCEPTS, TOLD_OPENS};
 
 use crate::{
     call::Call,
     change::{self, Act, SYS_LINKAT, SYS_MKDIRAT, SYS_RENAMEAT2, SYS_SYMLINKAT, SYS_UNLINKAT},
-    connect, io,
+    chokepoint, connect, io,
     kernel::{self, Structure, Typed, current, offset, pointer, read},
     listen,
     name::{NOWHERE, Name, Passed},
@@ -114,6 +115,7 @@ fn named(watched: &Watched, request: u64, opcode: u8) -> Option<()> {
     let text = |place: u64| Passed::copied(address(address(request + place) + offset!(filename_name)));
     let name = |directory: u64, place: u64| Name { directory: number(directory) as i32, text: text(place) };
     let (syscall, argument2, affected, other) = match opcode {
+        OPENAT | OPENAT2 if chokepoint::tells(TOLD_OPENS) => return None,
         OPENAT | OPENAT2 => {
             let name = name(offset!(io_open_dfd), offset!(io_open_filename));
             return open::asked(watched, number(offset!(io_open_flags)), name);
@@ -203,6 +205,7 @@ pub fn uring_complete(ctx: BtfTracePointContext) -> i32 {
         READV | READ_FIXED | READ | SPLICE => io::was_read(call, 0),
         // Into a slot of the ring's own: there is no descriptor.
         ACCEPT if read::<u32>(request + offset!(io_accept_file_slot)) != Some(0) => None,
+        ACCEPT if chokepoint::tells(TOLD_ACCEPTS) => None,
         ACCEPT => listen::accepted(call),
         CONNECT => connect::connected(call),
         _ => None,

@@ -52,11 +52,14 @@ families! {
     }), "raw-sendto raw-sendmsg raw-sendmmsg raw-connect packet-sendto";
     bound: |route| served(route, "bind"), "bind bind-udp bind-ipv6 bind-int80 bind-io-uring";
     listened: |route| served(route, "listen"), "listen listen-unbound listen-int80 listen-io-uring";
-    accepted: accepted, "accept accept4 accept-int80 accept-int80-socketcall accept-io-uring";
+    accepted: accepted, "accept accept4 accept-mptcp accept-int80 accept-int80-socketcall accept-io-uring";
     opened: opened,
         "open creat openat openat-absolute openat-dirfd openat-dot-dot openat-symlink openat-proc-root
          openat-proc-cwd openat-proc-fd openat2 open-int80 creat-int80 openat-int80 openat2-int80 open-io-uring
          open-io-uring-async open-io-uring-sqpoll openat2-io-uring";
+    open_refused: |route| any(route, "open", |event| {
+        event["file"]["path"] == *route.fact("path") && event["event"]["outcome"] == "failure"
+    }), "openat-refused openat-refused-int80";
     read: |route| summed(route, "read"),
         "read pread64 readv preadv preadv2 read-int80 pread64-int80 readv-int80 read-io-uring readv-io-uring
          sendfile sendfile-int80 splice splice-io-uring copy-file-range mmap-read";
@@ -74,7 +77,8 @@ families! {
     }, "stdin-pidfd-getfd stdin-scm-rights";
     connected_by_path: connected_by_path,
         "unix-stream unix-stream-relative unix-stream-abstract unix-stream-int80 unix-stream-io-uring
-         unix-datagram unix-datagram-sendto unix-datagram-sendto-abstract unix-datagram-sendmsg unix-datagram-sendmmsg";
+         unix-datagram unix-datagram-sendto unix-datagram-sendmsg-int80 unix-datagram-sendmsg-io-uring
+         unix-datagram-sendto-abstract unix-datagram-sendmsg unix-datagram-sendmmsg";
     changed: changed,
         "rename renameat renameat2 renameat-dirfd rename-int80 rename-io-uring link linkat link-int80
          link-io-uring symlink symlinkat symlink-int80 symlink-io-uring unlink unlinkat unlink-int80
@@ -106,7 +110,8 @@ fn prove(taken: &Taken, family: &str) {
 /// What is wrong with a route.
 fn judge(route: &Route<'_>, seen: Seen) -> Option<String> {
     // What is rare is often refused, which is to be seen as well.
-    let is_taken = route.fact("done") == true || !route.fact("syscall").is_null();
+    let is_taken =
+        route.fact("done") == true || route.fact("refused") == "true" || !route.fact("syscall").is_null();
     let wrong = match (route.is_closed(), seen(route), route.is_hole()) {
         (false, ..) if !is_taken => "could not be taken",
         (true, _, false) | (false, true, false) | (false, false, true) => return None,
@@ -142,9 +147,12 @@ fn holes_are_few(taken: &Taken) {
     let may_be = |hole: &str| match (taken.owner(), hole) {
         // A page fault tells nobody which file.
         (_, "mmap-read") => true,
+        (Owner::Foreign | Owner::ForeignWithoutI386, "unix-datagram-sendmsg-io-uring") => true,
         (Owner::Coi | Owner::Foreign, _) => false,
         // No name that libseccomp knows stands for these at the 32-bit entry alone.
-        (Owner::CoiWithoutI386, hole) => matches!(hole, "accept-int80" | "unix-stream-int80"),
+        (Owner::CoiWithoutI386, hole) => {
+            matches!(hole, "accept-int80" | "unix-datagram-sendmsg-int80" | "unix-stream-int80")
+        }
         (Owner::ForeignWithoutI386, hole) => hole.contains("-int80"),
     };
     let wrong: Vec<_> =
@@ -162,6 +170,7 @@ fn rings_are_seen(taken: &Taken) {
                 ("open", _) => "OPENAT",
                 ("openat2", _) => "OPENAT2",
                 ("udp", _) => "SENDMSG",
+                ("unix", _) if route.contains("-sendmsg-") => "SENDMSG",
                 ("unix", _) => "CONNECT",
                 ("rename", _) => "RENAMEAT",
                 ("unlink", _) => "UNLINKAT",

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::Route;
-use crate::net::{Name, listener, listener_v6, mapped, name, tcp, tcp_v6};
+use crate::net::{IPPROTO_MPTCP, Name, listener, listener_v6, mapped, name, tcp, tcp_v6};
 use crate::report::Report;
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
@@ -12,7 +12,6 @@ use crate::uring::{self, Request, opcode};
 const CONNECT_32: i64 = 362;
 pub(crate) const SOCKETCALL_32: i64 = 102;
 const SOCKETCALL_CONNECT: u64 = 3;
-const IPPROTO_MPTCP: i32 = 262;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
 
 pub(crate) const ROUTES: &[Route] = &[

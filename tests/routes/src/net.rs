@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::sys::{Entry::Native, call, low};
 
+/// Linux's own number for multipath TCP.
+pub(crate) const IPPROTO_MPTCP: i32 = 262;
+
 /// An address in memory that both entries can reach.
 #[derive(Debug)]
 pub(crate) struct Name {

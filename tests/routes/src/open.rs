@@ -1,17 +1,19 @@
 //! A file is opened.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt as _, symlink};
 
 use crate::Route;
 use crate::exec::by_descriptor;
 use crate::report::{Report, directory, file};
 use crate::sys::Entry::{self, Int80, Native};
-use crate::sys::{Result, call, low};
+use crate::sys::{Errno, Result, call, low};
 use crate::uring::{self, Request, opcode};
 
+/// Nobody's user id.
+const NOBODY: u32 = 65534;
 const OPEN_32: i64 = 5;
 const CREAT_32: i64 = 8;
 const OPENAT_32: i64 = 295;
@@ -60,6 +62,8 @@ pub(crate) const ROUTES: &[Route] = &[
         })
     }),
     ("openat2", |name| act(name, |path| openat2(Native, path))),
+    ("openat-refused", |name| refused(name, |path| openat(Native, libc::AT_FDCWD, path))),
+    ("openat-refused-int80", |name| refused(name, |path| openat(Int80, libc::AT_FDCWD, path))),
     ("open-int80", |name| act(name, |path| call!(Int80, OPEN_32, low::text(path), libc::O_RDONLY))),
     ("creat-int80", |name| create(name, |path| call!(Int80, CREAT_32, low::text(path), 0o600))),
     ("openat-int80", |name| act(name, |path| openat(Int80, libc::AT_FDCWD, path))),
@@ -97,6 +101,16 @@ struct How {
 fn act(name: &str, open: impl FnOnce(&str) -> Result) -> Report {
     let path = file(name, b"content");
     Report::of(open(&path)).path(&path)
+}
+
+/// A file that its owner has closed to others, of whom this process becomes one.
+fn refused(name: &str, open: impl FnOnce(&str) -> Result) -> Report {
+    let path = file(name, b"content");
+    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    call!(Native, libc::SYS_setuid, NOBODY).unwrap();
+    let result = open(&path);
+    let refused = result == Err(Errno(libc::EACCES));
+    Report::of(result).path(&path).text("refused", refused)
 }
 
 fn create(name: &str, create: impl FnOnce(&str) -> Result) -> Report {

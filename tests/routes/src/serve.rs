@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use crate::Route;
 use crate::connect::SOCKETCALL_32;
-use crate::net::{Name, bound_to, listener, name, tcp, tcp_v6, udp};
+use crate::net::{IPPROTO_MPTCP, Name, bound_to, listener, name, socket, tcp, tcp_v6, udp};
 use crate::report::Report;
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
@@ -43,6 +43,14 @@ pub(crate) const ROUTES: &[Route] = &[
     }),
     ("accept", |_| accept(|socket| call!(Native, libc::SYS_accept, socket, 0, 0))),
     ("accept4", |_| accept(|socket| call!(Native, libc::SYS_accept4, socket, 0, 0, 0))),
+    ("accept-mptcp", |_| {
+        let (listener, anywhere) = (mptcp(), name(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+        call!(Native, libc::SYS_bind, listener, anywhere.at, anywhere.len).unwrap();
+        call!(Native, libc::SYS_listen, listener, BACKLOG).unwrap();
+        let (peer, to) = (mptcp(), name(bound_to(listener)));
+        call!(Native, libc::SYS_connect, peer, to.at, to.len).unwrap();
+        Report::of(call!(Native, libc::SYS_accept, listener, 0, 0)).address(bound_to(peer))
+    }),
     ("accept-int80", |_| accept(|socket| call!(Int80, ACCEPT4_32, socket, 0, 0, 0))),
     ("accept-int80-socketcall", |_| {
         accept(|socket| {
@@ -54,6 +62,10 @@ pub(crate) const ROUTES: &[Route] = &[
         accept(|socket| uring::once(Request { opcode: opcode::ACCEPT, fd: socket, ..Request::default() }))
     }),
 ];
+
+fn mptcp() -> i32 {
+    socket(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP)
+}
 
 fn bind(socket: i32, act: impl FnOnce(i32, &Name) -> Result) -> Report {
     let anywhere = name(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));

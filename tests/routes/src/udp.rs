@@ -11,7 +11,7 @@ use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
 use crate::uring::{self, Request, opcode};
 
-const SENDMSG_32: i64 = 370;
+pub(crate) const SENDMSG_32: i64 = 370;
 const SOCKETCALL_SENDTO: u64 = 11;
 
 pub(crate) const ROUTES: &[Route] = &[
@@ -65,10 +65,7 @@ pub(crate) const ROUTES: &[Route] = &[
     }),
     ("udp-sendmsg-int80", |_| {
         act(|name| {
-            let data = low::bytes(DATA);
-            let vector = low::place([data.as_ptr() as u32, data.len() as u32]);
-            // `struct compat_msghdr`.
-            let message = low::place([name.at as u32, name.len, &raw const *vector as u32, 1, 0, 0, 0]);
+            let message = low::place(message_32_of(name, DATA));
             call!(Int80, SENDMSG_32, udp(), &raw const *message, 0)
         })
     }),
@@ -174,4 +171,11 @@ pub(crate) fn message_of(name: &Name, data: &[u8]) -> libc::msghdr {
         msg_controllen: 0,
         msg_flags: 0,
     }
+}
+
+/// The same for the 32-bit entry: `struct compat_msghdr`.
+pub(crate) fn message_32_of(name: &Name, data: &[u8]) -> [u32; 7] {
+    let data = low::bytes(data);
+    let vector = low::place([data.as_ptr() as u32, data.len() as u32]);
+    [name.at as u32, name.len, &raw const *vector as u32, 1, 0, 0, 0]
 }

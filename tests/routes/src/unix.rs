@@ -9,7 +9,7 @@ use crate::net::{Name, socket};
 use crate::report::{Report, absolute};
 use crate::sys::Entry::{Int80, Native};
 use crate::sys::{Result, call, low};
-use crate::udp::message_of;
+use crate::udp::{SENDMSG_32, message_32_of, message_of};
 use crate::uring::{self, Request, opcode};
 
 const CONNECT_32: i64 = 362;
@@ -64,6 +64,19 @@ pub(crate) const ROUTES: &[Route] = &[
         datagram(name, |to| {
             let message = message_of(to, b"datagram");
             call!(Native, libc::SYS_sendmsg, new_datagram(), &raw const message, 0)
+        })
+    }),
+    ("unix-datagram-sendmsg-int80", |name| {
+        datagram(name, |to| {
+            let message = low::place(message_32_of(to, b"datagram"));
+            call!(Int80, SENDMSG_32, new_datagram(), &raw const *message, 0)
+        })
+    }),
+    ("unix-datagram-sendmsg-io-uring", |name| {
+        datagram(name, |to| {
+            let message = low::place(message_of(to, b"datagram"));
+            let (address, fd) = (&raw const *message as u64, new_datagram());
+            uring::once(Request { opcode: opcode::SENDMSG, fd, address, len: 1, ..Request::default() })
         })
     }),
     ("unix-datagram-sendmmsg", |name| {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Said;
+use super::{Said, routes};
 use crate::bench::{Act, Attacker, Cgroup};
 use crate::coi::{Coi, Signals, io_error};
 use crate::setup::Ready;
@@ -69,7 +69,14 @@ async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
         Said::Hole(format!("{}: {}", text(&hole["what"]), text(&hole["why"]))).say();
     }
     acts(coi, signals).await?;
-    shell(coi, signals).await
+    routes::taken(coi, "routes", |_| true, signals).await?;
+    shell(coi, signals).await?;
+    coi.stop().await;
+    // What is seen by the 32-bit entry without the programs for it.
+    let config = coi.dir().join("config.toml");
+    fs::write(&config, "[sensor]\ni386 = false\n").map_err(io_error(config.display().to_string()))?;
+    coi.start(&["--config".as_ref(), config.as_ref()], signals).await?;
+    routes::taken(coi, "routes-without-i386", |route| route.contains("-int80"), signals).await
 }
 
 /// Whether an event of the stream is one that is waited for.
@@ -77,33 +84,17 @@ type Is = Box<dyn Fn(&Value) -> bool>;
 
 /// What is done in the watched cgroup, and the events by which each of it shows.
 async fn acts(coi: &Coi, signals: &mut Signals) -> Result<()> {
-    let cgroup = watch(coi, "acts", signals).await?;
     let file = coi.workspace().join("read-me");
     fs::write(&file, vec![b'x'; READ_BYTES]).map_err(io_error(file.display().to_string()))?;
-    let shown = coi.dir().join("events");
-    let out = File::create(&shown).map_err(io_error(shown.display().to_string()))?;
-    let viewer = coi.view(&cgroup.path(), out.into(), signals).await?;
-
     let path = file.display().to_string();
     let port = CLOSED_PORT.to_string();
-    let acts = [&["true", "marked"][..], &["cat", &path], &["nc", "127.0.0.1", &port], &["true", LAST]];
-    for arguments in acts {
-        let mut command = cgroup.command("/bin/busybox");
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Nobody listens: a connection fails, as it should.
-        signals.unless(arguments[0], LIMIT, command.status()).await?.map_err(io_error(arguments[0]))?;
-    }
-    // Events come in order: with the last, all are there.
-    let read = || fs::read_to_string(&shown).map_err(io_error(shown.display().to_string()));
-    let come = signals.unless("the last event", LIMIT, async {
-        while read().is_ok_and(|shown| !shown.contains(LAST)) {
-            tokio::time::sleep(PAUSE).await;
-        }
-    });
-    let come = come.await;
-    viewer.end().await;
-    come?;
-    let events: Vec<Value> = read()?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let acts = [
+        &["/bin/busybox", "true", "marked"][..],
+        &["/bin/busybox", "cat", &path],
+        &["/bin/busybox", "nc", "127.0.0.1", &port],
+    ];
+    // Nobody listens: a connection fails, as it should.
+    let (_, events) = shown(coi, "acts", &acts, signals).await?;
 
     let action = |name: &'static str| move |event: &Value| event["event"]["action"] == name;
     let by = |applet: &'static str| move |event: &Value| event["process"]["args"][1] == applet;
@@ -143,6 +134,38 @@ async fn acts(coi: &Coi, signals: &mut Signals) -> Result<()> {
     let what = format!("{bytes} of {READ_BYTES} bytes read");
     if bytes == READ_BYTES as u64 { Said::Pass(what) } else { Said::Fail(what) }.say();
     Ok(())
+}
+
+/// What commands say that run one after the other in a watched cgroup of their own, and what a viewer of it is shown.
+pub(super) async fn shown(
+    coi: &Coi,
+    role: &str,
+    commands: &[&[&str]],
+    signals: &mut Signals,
+) -> Result<(Vec<String>, Vec<Value>)> {
+    let cgroup = watch(coi, role, signals).await?;
+    let shown = coi.dir().join(format!("events-of-{role}"));
+    let out = File::create(&shown).map_err(io_error(shown.display().to_string()))?;
+    let viewer = coi.view(&cgroup.path(), out.into(), signals).await?;
+    let mut said = Vec::new();
+    for words in commands.iter().copied().chain([&["/bin/busybox", "true", LAST][..]]) {
+        let mut command = cgroup.command(words[0]);
+        command.args(&words[1..]).current_dir(coi.workspace()).stdin(Stdio::null()).stderr(Stdio::null());
+        let ended = signals.unless(words[1], LIMIT, command.output()).await?.map_err(io_error(words[1]))?;
+        said.push(String::from_utf8_lossy(&ended.stdout).trim().to_owned());
+    }
+    said.pop();
+    // Events come in order: with the last, all are there.
+    let read = || fs::read_to_string(&shown).map_err(io_error(shown.display().to_string()));
+    let come = signals.unless("the last event", LIMIT, async {
+        while read().is_ok_and(|shown| !shown.contains(LAST)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    let come = come.await;
+    viewer.end().await;
+    come?;
+    Ok((said, read()?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
 }
 
 /// A shell whose input and output are a connection stands still at once.

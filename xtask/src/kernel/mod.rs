@@ -1,10 +1,12 @@
 //! `cargo xtask test --kernel`: COI on kernels that this machine does not run.
 //!
-//! Each kernel is booted in an emulator, with a file system in memory that holds the built `coi`, busybox and this program,
-//! which does the looking there ([`guest`]) and says what it found on the serial console. No module is loaded and no disk
-//! or network is attached; a whole run takes a minute or two, since every instruction is emulated: times mean nothing.
+//! Each kernel is booted in an emulator, with a file system in memory that holds the built `coi`, busybox, the program
+//! that takes routes into the kernel (tests/routes) and this program, which does the looking there ([`guest`], [`routes`])
+//! and says what it found on the serial console. No module is loaded and no disk or network is attached; a whole run takes
+//! some minutes, since every instruction is emulated: times mean nothing.
 
 mod guest;
+mod routes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -96,6 +98,7 @@ impl Said {
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let kernels = report.time("kernels", setup::ensure_kernels)?;
     report.run("build of coi", cargo().args(["build", "-p", "coi"]))?;
+    report.run("build of the routes", cargo().args(["build", "-p", "coi-routes"]))?;
     let dir = tempfile::Builder::new().prefix("coi-kernel-").tempdir()?;
     let initramfs = report.time("initramfs", || pack(dir.path()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -135,7 +138,7 @@ fn pack(dir: &Path) -> Result<PathBuf> {
     copy(Path::new(busybox.trim()), &root.join("bin/busybox"))?;
     let xtask = std::env::current_exe()?;
     let mut libraries = BTreeSet::new();
-    for program in [xtask.with_file_name("coi"), xtask] {
+    for program in [xtask.with_file_name("coi"), xtask.with_file_name("routes"), xtask] {
         let name = program.file_name().ok_or("a program without a name")?;
         // What is only for a debugger is most of it, and all of it is held in the guest's memory.
         Cmd::new("strip").arg("-o").arg(root.join("usr/bin").join(name)).arg(&program).output()?;

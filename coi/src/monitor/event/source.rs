@@ -61,8 +61,11 @@ impl EventKind {
                 "cgroup/connect6",
                 "cgroup/sendmsg4",
                 "cgroup/sendmsg6",
+                "fexit/unix_stream_connect",
+                "fexit/unix_dgram_connect",
+                "fexit/unix_dgram_sendmsg",
             ],
-            Accept => &["syscalls/sys_exit_accept", "syscalls/sys_exit_accept4"],
+            Accept => &["syscalls/sys_exit_accept", "syscalls/sys_exit_accept4", "fexit/security_sock_graft"],
             Redirect => &[
                 "syscalls/sys_exit_dup",
                 "syscalls/sys_exit_dup2",
@@ -75,6 +78,7 @@ impl EventKind {
                 "syscalls/sys_exit_openat2",
                 "syscalls/sys_exit_open",
                 "syscalls/sys_exit_creat",
+                "fexit/do_filp_open",
             ],
             Read => &["syscalls/sys_exit_read", "syscalls/sys_exit_pread64", "syscalls/sys_exit_sendfile64"],
             Send => &["raw/sock_send_length"],
@@ -112,7 +116,7 @@ impl EventKind {
             Fork => "A process was made.",
             Exit => "A process ended.",
             Connect => {
-                "An outgoing connection was begun: TCP at its SYN, AF_UNIX when connect(2) returned, datagrams once for each process and destination."
+                "An outgoing connection was begun: TCP at its SYN, AF_UNIX when it is made or refused, datagrams once for each process and destination."
             }
             Accept => "An incoming connection was accepted.",
             Redirect => "A standard stream was put onto a socket with dup(2) and its kin.",

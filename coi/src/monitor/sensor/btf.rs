@@ -197,6 +197,9 @@ impl Btf {
     pub(super) fn offsets(&self) -> Result<Offsets, BtfError> {
         let at = |structure, member| self.offset(structure, member);
         let ring = |structure, member| at(structure, member).unwrap_or_default();
+        // A kernel that has them no longer does not take the programs there, which is provided for: the verifier refuses
+        // a place beyond the structure.
+        let chokepoint = |structure, member| at(structure, member).unwrap_or(u32::MAX);
         Ok(Offsets {
             task_files: at("task_struct", "files")?,
             task_fs: at("task_struct", "fs")?,
@@ -298,6 +301,12 @@ impl Btf {
             io_splice_flags: ring("io_splice", "flags"),
             io_accept_file_slot: ring("io_accept", "file_slot"),
             filename_name: at("filename", "name")?,
+            fdt_open_fds: at("fdtable", "open_fds")?,
+            socket_file: at("socket", "file")?,
+            msghdr_name: at("msghdr", "msg_name")?,
+            msghdr_namelen: at("msghdr", "msg_namelen")?,
+            filename_uptr: chokepoint("filename", "uptr"),
+            open_flags_open_flag: chokepoint("open_flags", "open_flag"),
             binprm_secureexec: self.bit("linux_binprm", "secureexec")? / 8,
             binprm_secureexec_bit: self.bit("linux_binprm", "secureexec")? % 8,
         })

@@ -13,10 +13,12 @@ use aya::{
     Btf, Ebpf,
     maps::{Array, MapError, ProgramArray},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
-        TracePoint, trace_point::TracePointError,
+        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, FExit, Program, ProgramError,
+        RawTracePoint, TracePoint, trace_point::TracePointError,
     },
 };
+
+use coi_common::{TOLD_ACCEPTS, TOLD_OPENS, TOLD_UNIX_CONNECTS, TOLD_UNIX_DATAGRAMS};
 
 use crate::monitor::{
     cgroup::{self, CgroupError},
@@ -33,6 +35,8 @@ pub(super) enum Hook {
     Raw(&'static str),
     /// A raw tracepoint of which the verifier knows the types.
     Typed(&'static str),
+    /// The end of a function of the kernel.
+    Exit(&'static str),
     /// A hook for addresses on the root of the cgroups.
     Address(&'static str),
     /// A hook for sockets on the root of the cgroups.
@@ -44,6 +48,7 @@ impl std::fmt::Display for Hook {
         match self {
             Self::Tracepoint(category, name) => write!(f, "{category}/{name}"),
             Self::Raw(name) | Self::Typed(name) => write!(f, "raw/{name}"),
+            Self::Exit(name) => write!(f, "fexit/{name}"),
             Self::Address(name) | Self::Socket(name) => write!(f, "cgroup/{name}"),
         }
     }
@@ -256,14 +261,110 @@ const fn rare(program: &'static str, tracepoint: &'static str) -> Attachment {
     optional(program, syscall(tracepoint), "one of the rare system calls", &[])
 }
 
-/// A hole that is there with all programs attached.
+/// Programs at functions of the kernel that every route passes, some of which pass nothing else. Not every kernel takes
+/// them: it is all of one or what they stand in for.
+pub(super) struct Chokepoint {
+    /// What they tell: one of `TOLD_*`.
+    told: u32,
+    /// The programs.
+    pub(super) attachments: &'static [Attachment],
+    /// What is not needed with them.
+    instead_of: &'static [Hook],
+    /// Of the programs for 32-bit system calls, those that are not needed with them.
+    i386: &'static [&'static str],
+    /// The routes that only they see.
+    routes: &'static [&'static str],
+}
+
+/// All of them.
+pub(super) const CHOKEPOINTS: &[Chokepoint] = &[
+    Chokepoint {
+        told: TOLD_OPENS,
+        attachments: &[needed("exit_filp_open", Hook::Exit("do_filp_open"))],
+        instead_of: &[
+            syscall("sys_exit_openat"),
+            syscall("sys_exit_openat2"),
+            syscall("sys_exit_open"),
+            syscall("sys_exit_creat"),
+        ],
+        i386: &["i386_open"],
+        routes: &[
+            "creat-int80",
+            "open-int80",
+            "open-io-uring",
+            "open-io-uring-async",
+            "open-io-uring-sqpoll",
+            "openat-int80",
+            "openat-refused-int80",
+            "openat2-int80",
+            "openat2-io-uring",
+        ],
+    },
+    // connect(2) has more to tell than these connections: what is at its end stays, and leaves these out.
+    Chokepoint {
+        told: TOLD_UNIX_CONNECTS,
+        attachments: &[
+            needed("exit_unix_stream_connect", Hook::Exit("unix_stream_connect")),
+            needed("exit_unix_dgram_connect", Hook::Exit("unix_dgram_connect")),
+            needed("exit_may_connect", Hook::Exit("security_socket_connect")),
+        ],
+        instead_of: &[],
+        i386: &[],
+        routes: &["unix-stream-int80", "unix-stream-io-uring"],
+    },
+    // The same of the calls that send.
+    Chokepoint {
+        told: TOLD_UNIX_DATAGRAMS,
+        attachments: &[needed("exit_unix_dgram_sendmsg", Hook::Exit("unix_dgram_sendmsg"))],
+        instead_of: &[],
+        i386: &[],
+        routes: &["unix-datagram-sendmsg-io-uring", "unix-datagram-sendmsg-int80"],
+    },
+    Chokepoint {
+        told: TOLD_ACCEPTS,
+        attachments: &[needed("exit_sock_graft", Hook::Exit("security_sock_graft"))],
+        instead_of: &[syscall("sys_exit_accept"), syscall("sys_exit_accept4")],
+        i386: &["i386_accept", "i386_socketcall_accept"],
+        routes: &["accept-int80", "accept-int80-socketcall", "accept-io-uring"],
+    },
+];
+
+/// A hole that is there with all that is needed attached.
 struct Known {
     id: &'static str,
-    what: &'static str,
+    parts: &'static [Part],
+    /// By which way.
+    by: &'static str,
     why: &'static str,
-    routes: &'static [&'static str],
     /// The programs for the 32-bit system calls see it.
     i386: bool,
+}
+
+/// A part of what is not seen.
+struct Part {
+    what: &'static str,
+    /// The [`Chokepoint`] that sees it where the kernel takes it, or 0.
+    told: u32,
+    routes: &'static [&'static str],
+}
+
+const fn part(what: &'static str, told: u32, routes: &'static [&'static str]) -> Part {
+    Part { what, told, routes }
+}
+
+impl Known {
+    /// What is left of it where this is told at chokepoints.
+    fn left(&self, told: u32) -> Option<Hole> {
+        let parts: Vec<_> = self.parts.iter().filter(|part| part.told & told == 0).collect();
+        let what: Vec<_> = parts.iter().map(|part| part.what).collect();
+        let routes = parts.iter().flat_map(|part| part.routes);
+        (!parts.is_empty()).then(|| Hole {
+            id: self.id.to_owned(),
+            what: format!("{}{}", what.join(", "), self.by),
+            why: self.why.to_owned(),
+            routes: routes.map(ToString::to_string).collect(),
+        })
+    }
 }
 
 /// What cannot be seen with these programs on any kernel, as far as it is known. The list grows and shrinks
@@ -272,61 +373,79 @@ const KNOWN_HOLES: &[Known] = &[
     Known {
         id: "int80",
         i386: true,
-        what: "files opened, read, renamed and the like, rare system calls, accepts and redirections by int 0x80 (32-bit entry)",
-        why: "this entry passes no system call tracepoint; execs, connections, datagrams, binds and listening by it are seen",
-        routes: &[
-            "accept-int80-socketcall",
-            "chmod-int80",
-            "creat-int80",
-            "dup2-int80",
-            "fcntl-dupfd-int80",
-            "link-int80",
-            "memfd-create-int80",
-            "mmap-int80",
-            "mount-int80",
-            "open-int80",
-            "openat-int80",
-            "openat2-int80",
-            "pread64-int80",
-            "ptrace-int80",
-            "read-int80",
-            "readv-int80",
-            "rename-int80",
-            "sendfile-int80",
-            "setns-int80",
-            "symlink-int80",
-            "unlink-int80",
-            "unshare-int80",
+        parts: &[
+            part(
+                "files opened",
+                TOLD_OPENS,
+                &["creat-int80", "open-int80", "openat-int80", "openat-refused-int80", "openat2-int80"],
+            ),
+            part("connections accepted with socketcall(2)", TOLD_ACCEPTS, &["accept-int80-socketcall"]),
+            part(
+                "files read, renamed and the like, rare system calls and redirections",
+                0,
+                &[
+                    "chmod-int80",
+                    "dup2-int80",
+                    "fcntl-dupfd-int80",
+                    "link-int80",
+                    "memfd-create-int80",
+                    "mmap-int80",
+                    "mount-int80",
+                    "pread64-int80",
+                    "ptrace-int80",
+                    "read-int80",
+                    "readv-int80",
+                    "rename-int80",
+                    "sendfile-int80",
+                    "setns-int80",
+                    "symlink-int80",
+                    "unlink-int80",
+                    "unshare-int80",
+                ],
+            ),
         ],
+        by: " by int 0x80 (32-bit entry)",
+        why: "this entry passes no system call tracepoint; execs, connections, datagrams, binds and listening by it are seen",
     },
     Known {
         id: "int80-sockets",
         i386: true,
-        what: "connections accepted, and connections and datagrams over AF_UNIX, by int 0x80 (32-bit entry)",
+        parts: &[
+            part("connections accepted", TOLD_ACCEPTS, &["accept-int80"]),
+            part("connections over AF_UNIX", TOLD_UNIX_CONNECTS, &["unix-stream-int80"]),
+            part("datagrams over AF_UNIX", TOLD_UNIX_DATAGRAMS, &["unix-datagram-sendmsg-int80"]),
+        ],
+        by: " by int 0x80 (32-bit entry)",
         why: "this entry passes no system call tracepoint, and libseccomp cannot close these calls by their names",
-        routes: &["accept-int80", "unix-stream-int80"],
     },
     Known {
         id: "io-uring",
         i386: false,
-        what: "what came of files opened and changed through io_uring; of what it reads and accepts, what its completions do not say",
+        parts: &[
+            part("what came of files opened", TOLD_OPENS, &[]),
+            part("what came of files changed", 0, &[]),
+            part("files read without a completion", 0, &[]),
+            part("connections accepted without a completion", TOLD_ACCEPTS, &[]),
+            part("connections over AF_UNIX without a completion", TOLD_UNIX_CONNECTS, &[]),
+            part("where datagrams over AF_UNIX go", TOLD_UNIX_DATAGRAMS, &["unix-datagram-sendmsg-io-uring"]),
+        ],
+        by: " through io_uring",
         why: "a request's names are there when it is submitted, its result when it is completed; completions can be suppressed \
               or find no room. COI closes io_uring in its own containers",
-        routes: &[],
     },
     Known {
         id: "mmap-bytes",
         i386: false,
-        what: "bytes read by mmap",
+        parts: &[part("bytes read", 0, &["mmap-read"])],
+        by: " by mmap",
         why: "a page fault passes no tracepoint that says which file; opening and mapping the file are seen",
-        routes: &["mmap-read"],
     },
     Known {
         id: "private-relay",
         i386: false,
-        what: "a relay that holds both ends privately and is not known by name",
+        parts: &[part("a relay that holds both ends privately and is not known by name", 0, &[])],
+        by: "",
         why: "a coding agent that runs shells over pipes looks the same; see the rule reverse-shell-relay",
-        routes: &[],
     },
 ];
 
@@ -412,23 +531,30 @@ pub(super) fn attach(
     types: &Btf,
     i386: bool,
 ) -> Result<(Vec<String>, Vec<Hole>), AttachError> {
-    let mut hooks: HashMap<_, _> =
-        ATTACHMENTS.iter().map(|attachment| (attachment.program, attachment.hook)).collect();
-    let mut known: Vec<_> = KNOWN_HOLES.iter().collect();
-    if i386 {
-        hooks.insert(EXIT_I386.program, EXIT_I386.hook);
-        hooks.extend(i386::CALLS.iter().map(|call| (call.program, EXIT_I386.hook)));
-        known.retain(|hole| !hole.i386);
-    }
-    let refused = load(ebpf, &hooks, types);
-    if i386 {
-        // Before anything is in scope, as all that is attached.
-        fill_i386(ebpf, &refused)?;
-    }
-    let mut attached = Vec::new();
-    let mut holes = Vec::new();
     let root = cgroup::mount_point()?;
-    for attachment in i386.then_some(&EXIT_I386).into_iter().chain(ATTACHMENTS) {
+    // First, since not all of the others are needed then. Nothing is in scope before all is attached.
+    let chokepoints = attach_chokepoints(ebpf, types, &root)?;
+    let stand_in = |what: &dyn Fn(&Chokepoint) -> bool| chokepoints.iter().any(|chokepoint| what(chokepoint));
+    let attachments = i386.then_some(&EXIT_I386).into_iter().chain(ATTACHMENTS);
+    let attachments: Vec<_> = attachments
+        .filter(|attachment| !stand_in(&|chokepoint| chokepoint.instead_of.contains(&attachment.hook)))
+        .collect();
+    let calls = i386::CALLS.iter().filter(|_| i386);
+    let calls: Vec<_> =
+        calls.filter(|call| !stand_in(&|chokepoint| chokepoint.i386.contains(&call.program))).collect();
+    let mut hooks: HashMap<_, _> =
+        attachments.iter().map(|attachment| (attachment.program, attachment.hook)).collect();
+    hooks.extend(calls.iter().map(|call| (call.program, EXIT_I386.hook)));
+    let refused = load(ebpf, &hooks, types);
+    fill_i386(ebpf, &calls, &refused)?;
+    let mut attached: Vec<_> = chokepoints
+        .iter()
+        .flat_map(|chokepoint| chokepoint.attachments)
+        .map(|attachment| attachment.hook.to_string())
+        .collect();
+    let seen: Vec<_> = chokepoints.iter().flat_map(|chokepoint| chokepoint.routes).copied().collect();
+    let mut holes = Vec::new();
+    for attachment in attachments {
         let program = attachment.program;
         let outcome = match refused.get(program) {
             Some(error) => Err(Failure::Program(error.clone())),
@@ -450,19 +576,67 @@ pub(super) fn attach(
                 holes.push(Hole {
                     what: what.to_owned(),
                     why: format!("{hook} cannot be attached: {source}"),
-                    routes: routes(attachment),
+                    routes: routes(attachment, &seen),
                     id: hook,
                 });
             }
         }
     }
-    holes.extend(known.into_iter().map(|hole| Hole {
-        id: hole.id.to_owned(),
-        what: hole.what.to_owned(),
-        why: hole.why.to_owned(),
-        routes: owned(hole.routes),
-    }));
+    let known = KNOWN_HOLES.iter().filter(|hole| !(i386 && hole.i386));
+    let told = chokepoints.iter().fold(0, |told, chokepoint| told | chokepoint.told);
+    holes.extend(known.filter_map(|hole| hole.left(told)));
     Ok((attached, holes))
+}
+
+/// Attaches those that this kernel takes, says so to the programs that would tell the same, and gives them.
+fn attach_chokepoints(
+    ebpf: &mut Ebpf,
+    types: &Btf,
+    root: &Path,
+) -> Result<Vec<&'static Chokepoint>, AttachError> {
+    let all = CHOKEPOINTS.iter().flat_map(|chokepoint| chokepoint.attachments);
+    let hooks = all.map(|attachment| (attachment.program, attachment.hook)).collect();
+    let refused = load(ebpf, &hooks, types);
+    let mut chokepoints = Vec::new();
+    for chokepoint in CHOKEPOINTS {
+        let mut taken = true;
+        for attachment in chokepoint.attachments {
+            let program = attachment.program;
+            let outcome = match refused.get(program) {
+                Some(error) => Err(Failure::Program(error.clone())),
+                None => attach_one(ebpf, attachment, root),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Failure::Missing) => return Err(AttachError::Missing { program }),
+                Err(Failure::Program(error)) => {
+                    tracing::debug!(?error, hook = %attachment.hook, "not taken; the system calls are watched instead");
+                    taken = false;
+                }
+            }
+        }
+        if taken {
+            chokepoints.push(chokepoint);
+            continue;
+        }
+        for attachment in chokepoint.attachments {
+            if let Some(program) = ebpf.program_mut(attachment.program)
+                && let Ok(program) = <&mut FExit>::try_from(program)
+            {
+                // What was never loaded cannot be unloaded either; with what was, its link goes.
+                let _ = program.unload();
+            }
+        }
+    }
+    let refusal = |error: MapError| {
+        let (program, hook) = ("CHOKEPOINTS", "fexit".to_owned());
+        AttachError::Refused { program, hook, source: Arc::new(error.into()) }
+    };
+    let told = ebpf.map_mut("CHOKEPOINTS").ok_or(AttachError::Missing { program: "CHOKEPOINTS" })?;
+    let mut told = Array::<_, u32>::try_from(told).map_err(refusal)?;
+    let bits = chokepoints.iter().fold(0, |bits, chokepoint| bits | chokepoint.told);
+    told.set(0, bits, 0).map_err(refusal)?;
+    Ok(chokepoints)
 }
 
 /// Puts the programs that have a hook through the verifier, which takes the longest of all, on all processors; gives those
@@ -498,18 +672,23 @@ fn load_one(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), Progra
         Hook::Tracepoint(..) => <&mut TracePoint>::try_from(program)?.load(),
         Hook::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
         Hook::Typed(name) => <&mut BtfTracePoint>::try_from(program)?.load(name, types),
+        Hook::Exit(name) => <&mut FExit>::try_from(program)?.load(name, types),
         Hook::Address(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Hook::Socket(_) => <&mut CgroupSock>::try_from(program)?.load(),
     }
 }
 
-/// Says which program is for which 32-bit system call. The tables stay with the object: without a descriptor that holds
-/// it, the kernel empties a table of programs.
-fn fill_i386(ebpf: &mut Ebpf, refused: &HashMap<&'static str, Arc<ProgramError>>) -> Result<(), AttachError> {
+/// Says which program is for which of these 32-bit system calls. The tables stay with the object: without a descriptor
+/// that holds it, the kernel empties a table of programs.
+fn fill_i386(
+    ebpf: &mut Ebpf,
+    calls: &[&i386::Call],
+    refused: &HashMap<&'static str, Arc<ProgramError>>,
+) -> Result<(), AttachError> {
     let refusal =
         |source, program| AttachError::Refused { program, hook: EXIT_I386.hook.to_string(), source };
     let mut programs = HashMap::new();
-    for call in i386::CALLS {
+    for call in calls {
         let name = call.program;
         if programs.contains_key(name) {
             continue;
@@ -526,12 +705,12 @@ fn fill_i386(ebpf: &mut Ebpf, refused: &HashMap<&'static str, Arc<ProgramError>>
     let missing = |program| AttachError::Missing { program };
     let native = ebpf.map_mut("NATIVE").ok_or_else(|| missing("NATIVE"))?;
     let mut native = Array::<_, u32>::try_from(native).map_err(unset)?;
-    for call in i386::CALLS {
+    for call in calls {
         native.set(call.number, call.native as u32, 0).map_err(unset)?;
     }
     let entries = ebpf.map_mut("ENTRIES").ok_or_else(|| missing("ENTRIES"))?;
     let mut entries = ProgramArray::try_from(entries).map_err(unset)?;
-    for call in i386::CALLS {
+    for call in calls {
         if let Some(fd) = programs.get(call.program) {
             entries.set(call.number, fd, 0).map_err(unset)?;
         }
@@ -548,18 +727,17 @@ fn is_no_syscall(error: &ProgramError) -> bool {
     }
 }
 
-/// The ways that an attachment's absence leaves unseen: what it says, else what its system call is called.
-fn routes(attachment: &Attachment) -> Vec<String> {
+/// The ways that an attachment's absence leaves unseen: what it says, but for what is seen nevertheless; else what its
+/// system call is called.
+fn routes(attachment: &Attachment, seen: &[&str]) -> Vec<String> {
     match attachment.hook {
         Hook::Tracepoint(_, name) if attachment.routes.is_empty() => {
             vec![name.trim_start_matches("sys_exit_").replace('_', "-")]
         }
-        _ => owned(attachment.routes),
+        _ => {
+            attachment.routes.iter().filter(|route| !seen.contains(route)).map(ToString::to_string).collect()
+        }
     }
-}
-
-fn owned(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 enum Failure {
@@ -587,6 +765,9 @@ fn attach_one(ebpf: &mut Ebpf, attachment: &Attachment, root: &Path) -> Result<(
         }
         Hook::Typed(_) => {
             <&mut BtfTracePoint>::try_from(program)?.attach()?;
+        }
+        Hook::Exit(_) => {
+            <&mut FExit>::try_from(program)?.attach()?;
         }
         Hook::Address(_) => {
             <&mut CgroupSockAddr>::try_from(program)?.attach(root()?, mode)?;
@@ -643,8 +824,9 @@ mod tests {
     /// What docs/rules.md and `coi rules check` say of events rests on these names.
     #[test]
     fn what_reports_an_event_is_attached() {
+        let at_chokepoints = CHOKEPOINTS.iter().flat_map(|chokepoint| chokepoint.attachments);
         let attached: Vec<String> =
-            ATTACHMENTS.iter().map(|attachment| attachment.hook.to_string()).collect();
+            ATTACHMENTS.iter().chain(at_chokepoints).map(|attachment| attachment.hook.to_string()).collect();
         for kind in EventKind::ALL {
             let missing: Vec<_> =
                 kind.programs().iter().filter(|name| !attached.contains(&(**name).to_owned())).collect();
