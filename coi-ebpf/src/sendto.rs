@@ -108,6 +108,16 @@ pub fn unix_datagram(watched: Watched, sk: u64, result: i64, name: Passed, len: 
     address(&Sender { watched, sk, family: AF_UNIX, result }, name, len)
 }
 
+/// A datagram is to be sent through this open file to this address of this length: by a request that has not been carried
+/// out yet.
+#[inline(always)]
+pub fn asked(watched: &Watched, file: u64, name: Passed, len: u64) -> Option<()> {
+    if name.is_nothing() || len < 2 {
+        return None;
+    }
+    address(&through(*watched, file, 0)?, name, len)
+}
+
 /// What [`exit_sendmmsg`] does.
 #[inline(always)]
 pub fn sent_more(call: &impl Call) -> Option<()> {
@@ -128,7 +138,13 @@ struct Sender {
 fn sender(call: &impl Call) -> Option<Sender> {
     let watched = scope::watched()?;
     let result = call.result().filter(|result| *result >= 0 || matches!(*result, EPERM | EACCES))?;
-    let (socket, sk) = stream::socket(stream::file(call.argument(0))?)?;
+    through(watched, call.file(0)?, result)
+}
+
+/// Somebody who sends something through this open file, if it is one of these sockets.
+#[inline(always)]
+fn through(watched: Watched, file: u64, result: i64) -> Option<Sender> {
+    let (socket, sk) = stream::socket(file)?;
     let family: u16 = read(sk + offset!(sk_family))?;
     let kind: u16 = read(socket + offset!(socket_type))?;
     let told = match family {

@@ -1,7 +1,7 @@
 //! What is asked of the kernel through io_uring instead of system calls.
 //!
-//! Names are told when a request is submitted: from the kernel's own copy, which is gone when it has been carried out, so
-//! that the outcome is not known. What reads, accepts or connects is told with its outcome when it is completed, by the
+//! Names and the addresses of datagrams are told when a request is submitted: from the kernel's own copy, which is gone
+//! when it has been carried out, so that the outcome is not known. What reads, accepts or connects is told with its outcome when it is completed, by the
 //! same functions as system calls. A completion that nobody sees tells nothing: one that its owner has suppressed
 //! (IOSQE_CQE_SKIP_SUCCESS), for which its ring had no room, or that is one of several of a request. What
 //! [`crate::chokepoint`] tells is not told here.
@@ -23,16 +23,18 @@ use crate::{
     open,
     ring::{self, Weight},
     scope::{self, Watched},
-    stream, task, wanted,
+    sendto, stream, task, wanted,
 };
 
 /// Requests, by their numbers in `include/uapi/linux/io_uring.h`.
 const READV: u8 = 1;
 const READ_FIXED: u8 = 4;
+const SENDMSG: u8 = 9;
 const ACCEPT: u8 = 13;
 const CONNECT: u8 = 16;
 const OPENAT: u8 = 18;
 const READ: u8 = 22;
+const SEND: u8 = 26;
 const OPENAT2: u8 = 28;
 const SPLICE: u8 = 30;
 const RENAMEAT: u8 = 35;
@@ -40,8 +42,12 @@ const UNLINKAT: u8 = 36;
 const MKDIRAT: u8 = 37;
 const SYMLINKAT: u8 = 38;
 const LINKAT: u8 = 39;
+const SEND_ZC: u8 = 47;
+const SENDMSG_ZC: u8 = 48;
 /// `include/uapi/linux/io_uring.h`: the source of a splice is not a descriptor of the process.
 const SPLICE_F_FD_IN_FIXED: u32 = 1 << 31;
+/// The same, of a request: what it is about is not a descriptor of the process.
+const IOSQE_FIXED_FILE: u64 = 1;
 /// Where a `struct io_uring_cqe` of the same file has its result.
 const CQE_RES: u64 = 8;
 
@@ -74,7 +80,10 @@ pub fn uring_submit(ctx: BtfTracePointContext) -> i32 {
     let request = kernel::given(&ctx, 0);
     let opcode: u8 = request.number(offset!(io_kiocb_opcode));
     let _ = tell(&watched, opcode);
-    let _ = named(&watched, request.address(), opcode);
+    let _ = match opcode {
+        SEND | SENDMSG | SEND_ZC | SENDMSG_ZC => addressed(&watched, request.address()),
+        _ => named(&watched, request.address(), opcode),
+    };
     0
 }
 
@@ -150,6 +159,18 @@ fn named(watched: &Watched, request: u64, opcode: u8) -> Option<()> {
     change::asked(watched, Act { syscall, argument2, affected, other })
 }
 
+/// Tells where a request sends something.
+#[inline(always)]
+fn addressed(watched: &Watched, request: u64) -> Option<()> {
+    if read::<u64>(request + offset!(io_kiocb_flags))? & IOSQE_FIXED_FILE != 0 {
+        return None;
+    }
+    let file = stream::file(read::<u32>(request + offset!(io_kiocb_fd))?.into())?;
+    let message = pointer(request + offset!(io_kiocb_async_data))? + offset!(io_async_msghdr_msg);
+    let name = Passed::copied(read(message + offset!(msghdr_name))?);
+    sendto::asked(watched, file, name, read::<u32>(message + offset!(msghdr_namelen))?.into())
+}
+
 /// A request that has been completed.
 struct Completed {
     request: u64,
@@ -203,9 +224,9 @@ pub fn uring_complete(ctx: BtfTracePointContext) -> i32 {
     let call = &Completed { request, opcode, result };
     let _ = match opcode {
         READV | READ_FIXED | READ | SPLICE => io::was_read(call, 0),
+        ACCEPT if chokepoint::tells(TOLD_ACCEPTS) => None,
         // Into a slot of the ring's own: there is no descriptor.
         ACCEPT if read::<u32>(request + offset!(io_accept_file_slot)) != Some(0) => None,
-        ACCEPT if chokepoint::tells(TOLD_ACCEPTS) => None,
         ACCEPT => listen::accepted(call),
         CONNECT => connect::connected(call),
         _ => None,

@@ -147,7 +147,6 @@ fn holes_are_few(taken: &Taken) {
     let may_be = |hole: &str| match (taken.owner(), hole) {
         // A page fault tells nobody which file.
         (_, "mmap-read") => true,
-        (Owner::Foreign | Owner::ForeignWithoutI386, "unix-datagram-sendmsg-io-uring") => true,
         (Owner::Coi | Owner::Foreign, _) => false,
         // No name that libseccomp knows stands for these at the 32-bit entry alone.
         (Owner::CoiWithoutI386, hole) => {

@@ -177,6 +177,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
             "openat2-io-uring",
             "rename-io-uring",
             "symlink-io-uring",
+            "unix-datagram-sendmsg-io-uring",
             "unlink-io-uring",
         ],
     ),
@@ -427,7 +428,6 @@ const KNOWN_HOLES: &[Known] = &[
             part("files read without a completion", 0, &[]),
             part("connections accepted without a completion", TOLD_ACCEPTS, &[]),
             part("connections over AF_UNIX without a completion", TOLD_UNIX_CONNECTS, &[]),
-            part("where datagrams over AF_UNIX go", TOLD_UNIX_DATAGRAMS, &["unix-datagram-sendmsg-io-uring"]),
         ],
         by: " through io_uring",
         why: "a request's names are there when it is submitted, its result when it is completed; completions can be suppressed \
