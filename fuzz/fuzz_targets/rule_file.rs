@@ -2,12 +2,13 @@
 
 #![no_main]
 
-use coi::monitor::rules::{Overrides, RuleSet, Source, testing};
+use coi::monitor::config::Config;
+use coi::monitor::rules::{RuleSet, Source, testing};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let source = Source { name: "fuzz.toml".to_owned(), text: text.to_owned() };
-    let overrides = Overrides::parse(&source);
+    let config = Config::parse(&source);
     let Ok(rules) = RuleSet::compile(&[source], jiff::civil::date(2026, 7, 1)) else { return };
     rules.wanted();
     rules.lint(None);
@@ -15,7 +16,7 @@ fuzz_target!(|text: &str| {
     if !text.contains("repeat") {
         testing::run(&rules, None, &|_, name| Err(format!("no {name}")));
     }
-    if let Ok(overrides) = overrides {
-        drop(rules.with(&overrides));
+    if let Ok(config) = config {
+        drop(rules.with(&config.rules));
     }
 });

@@ -19,7 +19,7 @@ Exit codes:
   3    Incus cannot be used
   4    nothing can monitor
   5    no such container, image or workspace
-  6    a rule is wrong (`coi rules test`: 2, and 1 if a test fails)
+  6    a rule or the configuration is wrong (`coi rules test`: 2, and 1 if a test fails)
   137  a rule killed it
   128+N  signal N interrupted it
 `coi run` and `coi watch` end with the exit code of the command they ran.";
@@ -41,7 +41,7 @@ impl Code {
     pub const MONITOR: Self = Self(4);
     /// No such container, image or workspace.
     pub const NOT_FOUND: Self = Self(5);
-    /// A rule is wrong.
+    /// A rule or the configuration is wrong.
     pub const RULE: Self = Self(6);
     /// A rule killed it.
     pub const KILLED: Self = Self(137);
@@ -152,7 +152,7 @@ impl Failure {
             Self::Monitor(error) => of_monitor(error),
             Self::Recording { .. } => Code::FAILURE,
             Self::Usage(_) => Code::USAGE,
-            Self::Rules(RuleFilesError::Read { .. } | RuleFilesError::Config { .. }) => Code::FAILURE,
+            Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }

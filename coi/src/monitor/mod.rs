@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod cgroup;
+pub mod config;
 pub mod counts;
 pub mod event;
 mod filter;

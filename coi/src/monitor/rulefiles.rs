@@ -10,13 +10,10 @@ use std::{
 };
 
 use jiff::Zoned;
-use serde::Deserialize;
 
 use super::rules::{Overrides, RuleError, RuleSet, Source, builtin_sources};
-use super::sensor;
 
 const SYSTEM_RULES: &str = "/etc/coi/rules.d";
-const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
 /// Why there is no set of rules.
 #[derive(Debug, thiserror::Error)]
@@ -29,15 +26,7 @@ pub enum RuleFilesError {
         /// Why not.
         source: io::Error,
     },
-    /// The configuration is wrong.
-    #[error("the configuration in {} is wrong: {source}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// Rules are wrong.
+    /// Rules, or the configuration, are wrong.
     #[error("{}", Summary(.0))]
     Wrong(Vec<RuleError>),
 }
@@ -53,16 +42,15 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-/// The rules in force on this machine, with those of the directory `extra` added. `config` stands in for the
-/// system's own configuration file.
-pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<RuleSet, RuleFilesError> {
-    load_with(extra, config, None)
+/// The rules in force on this machine, with those of the directory `extra` added and changed by `overrides`.
+pub fn load(extra: Option<&Path>, overrides: &Overrides) -> Result<RuleSet, RuleFilesError> {
+    load_with(extra, overrides, None)
 }
 
 /// The same, with one more source that is in no file.
 pub fn load_with(
     extra: Option<&Path>,
-    config: Option<&Path>,
+    overrides: &Overrides,
     more: Option<Source>,
 ) -> Result<RuleSet, RuleFilesError> {
     let mut sources = builtin_sources();
@@ -75,37 +63,13 @@ pub fn load_with(
     }
     sources.extend(more);
     let rules = RuleSet::compile(&sources, Zoned::now().date()).map_err(RuleFilesError::Wrong)?;
-    let config = match config {
-        Some(config) => config,
-        None if !Path::new(SYSTEM_CONFIG).exists() => return Ok(rules),
-        None => Path::new(SYSTEM_CONFIG),
-    };
-    let overrides = Overrides::parse(&read(config)?).map_err(RuleFilesError::Wrong)?;
-    rules.with(&overrides).map_err(RuleFilesError::Wrong)
-}
-
-/// How the sensor is to work on this machine. `config` stands in for the system's own configuration file.
-pub fn sensor_options(config: Option<&Path>) -> Result<sensor::Options, RuleFilesError> {
-    #[derive(Default, Deserialize)]
-    struct Config {
-        /// `[rules]` is read with the rules.
-        #[serde(default)]
-        sensor: sensor::Options,
-    }
-    let path = match config {
-        Some(config) => config,
-        None if !Path::new(SYSTEM_CONFIG).exists() => return Ok(sensor::Options::default()),
-        None => Path::new(SYSTEM_CONFIG),
-    };
-    let config: Result<Config, _> = toml::from_str(&read(path)?.text);
-    let wrong = |source| RuleFilesError::Config { path: path.to_owned(), source: Box::new(source) };
-    Ok(config.map_err(wrong)?.sensor)
+    rules.with(overrides).map_err(RuleFilesError::Wrong)
 }
 
 /// The rule files of a directory, by name; or the one that is named.
 pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
     if directory.is_file() {
-        return Ok(vec![read(directory)?]);
+        return Ok(vec![read_source(directory)?]);
     }
     let failed = |source| RuleFilesError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();
@@ -116,7 +80,7 @@ pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
         }
     }
     paths.sort();
-    paths.iter().map(|path| read(path)).collect()
+    paths.iter().map(|path| read_source(path)).collect()
 }
 
 /// The recording of this name beside a rule file.
@@ -125,7 +89,7 @@ pub fn fixture(rule_file: &str, name: &str) -> Result<Vec<u8>, String> {
     fs::read(&path).map_err(|error| format!("cannot read the fixture {}: {error}", path.display()))
 }
 
-fn read(path: &Path) -> Result<Source, RuleFilesError> {
+pub(super) fn read_source(path: &Path) -> Result<Source, RuleFilesError> {
     let text =
         fs::read_to_string(path).map_err(|source| RuleFilesError::Read { path: path.to_owned(), source })?;
     Ok(Source { name: path.display().to_string(), text })

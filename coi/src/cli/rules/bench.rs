@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::{Code, Failure, Format, From, Result, out, recording};
+use crate::monitor::config::Config;
 use crate::monitor::event::Record;
 use crate::monitor::rulefiles;
 use crate::monitor::rules::bench::{Shifted, events, generated, usual_work};
@@ -40,7 +41,9 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn execute(self) -> Result {
         let made_up = (self.generate > 0).then(|| generated(self.generate));
-        let rules = rulefiles::load_with(self.from.rules.as_deref(), self.from.config.as_deref(), made_up);
+        let config = Config::read(self.from.config.as_deref());
+        let rules = config
+            .and_then(|config| rulefiles::load_with(self.from.rules.as_deref(), &config.rules, made_up));
         let rules = Arc::new(rules.map_err(Failure::Rules)?);
         let samples = match &self.file {
             Some(path) => {

@@ -18,6 +18,7 @@ use clap::{Args, Subcommand};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use super::{Code, Failure, Format, Result};
+use crate::monitor::config::Config;
 use crate::monitor::rulefiles::{self, RuleFilesError};
 use crate::monitor::rules::RuleSet;
 use crate::monitor::rules::recording::{Entry, Holds, Reader};
@@ -80,7 +81,8 @@ impl From {
 
 /// The rules in force, with those of a directory; what is wrong with them is shown in place.
 fn load(rules: Option<&Path>, config: Option<&Path>) -> Result<RuleSet> {
-    rulefiles::load(rules, config).map_err(|error| {
+    let loaded = Config::read(config).and_then(|config| rulefiles::load(rules, &config.rules));
+    loaded.map_err(|error| {
         if let RuleFilesError::Wrong(errors) = &error {
             errors.iter().for_each(show);
         }

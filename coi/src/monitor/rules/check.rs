@@ -23,7 +23,7 @@ const PARTS: usize = 4096;
 
 /// A text in a rule file, and where each of its bytes is.
 #[derive(Clone, Debug)]
-pub(super) struct Text {
+pub(in crate::monitor) struct Text {
     pub(super) value: String,
     /// The whole of it, quotes and all.
     pub(super) place: Place,

@@ -1,13 +1,17 @@
 //! What can be wrong with a rule file, and how it is said.
 //!
 //! Every error knows its file and the span in it, says what is wrong in its message, and what to do about it
-//! in its help. One line comes from `Display`, the annotated source from [`miette`].
+//! in its help. One line comes from `Display`, the annotated source from [`miette`]. Who wrote the file may be a
+//! stranger: neither of them steers a terminal, whatever is in it.
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
-use super::model::Source;
+use super::{
+    message::{is_unsafe, safe},
+    model::Source,
+};
 use crate::monitor::event::{EventKind, Field, Type};
 
 /// A range of bytes, in a file or in a condition.
@@ -16,9 +20,19 @@ pub(super) type Span = Range<usize>;
 /// A file, as the errors about it need it.
 pub(super) type File = Arc<NamedSource<String>>;
 
-/// Makes a file from a source.
+/// Makes a file from a source. What must not be shown is replaced by as many bytes, so that every span stays true.
 pub(super) fn file(source: &Source) -> File {
-    Arc::new(NamedSource::new(&source.name, source.text.clone()).with_language("TOML"))
+    let mut text = String::with_capacity(source.text.len());
+    let mut chars = source.text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' | '\t' => text.push(c),
+            '\r' if chars.peek() == Some(&'\n') => text.push(c),
+            c if is_unsafe(c) => text.extend(std::iter::repeat_n('?', c.len_utf8())),
+            c => text.push(c),
+        }
+    }
+    Arc::new(NamedSource::new(safe(&source.name), text).with_language("TOML"))
 }
 
 /// A place in a file.
@@ -366,6 +380,17 @@ fn events(kinds: &[EventKind]) -> String {
 }
 
 impl RuleError {
+    /// Drawn in its place, without colours.
+    pub fn drawn(&self) -> String {
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
+        let mut text = String::new();
+        // Where it cannot be drawn, its one line says as much.
+        if handler.render_report(&mut text, self).is_err() {
+            text = format!("{self}\n");
+        }
+        text
+    }
+
     /// Whether it is only something to look at: the rules can be used as they are.
     pub fn is_warning(&self) -> bool {
         use RuleErrorKind::{Exception, NotProvided, Shadowed, Unreachable, Unused};
@@ -399,8 +424,8 @@ impl RuleError {
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Some(place) => write!(f, "{place}: {}", self.kind),
-            None => write!(f, "{}", self.kind),
+            Some(place) => write!(f, "{place}: {}", safe(&self.kind.to_string())),
+            None => f.write_str(&safe(&self.kind.to_string())),
         }
     }
 }
@@ -413,7 +438,7 @@ impl Diagnostic for RuleError {
     }
 
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        self.kind.help().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.kind.help().map(|help| Box::new(safe(&help)) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {

@@ -131,8 +131,21 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<(Vec<Rule>, Defini
     Err(errors)
 }
 
+/// What `read` makes of a TOML file, or all that is wrong with it.
+pub(in crate::monitor) fn read<T>(
+    source: &Source,
+    read: impl FnOnce(&mut Reader<'_>, &DeTable<'_>) -> T,
+) -> Result<T, Vec<RuleError>> {
+    let file = file(source);
+    let table = DeTable::parse(&source.text).map_err(|error| vec![not_toml(file.clone(), &error)])?;
+    let mut errors = Vec::new();
+    let made = read(&mut Reader { file, errors: &mut errors }, table.get_ref());
+    errors.sort_by_key(RuleError::start);
+    if errors.is_empty() { Ok(made) } else { Err(errors) }
+}
+
 /// The error for a file that is not TOML.
-pub(super) fn not_toml(file: File, error: &toml::de::Error) -> RuleError {
+fn not_toml(file: File, error: &toml::de::Error) -> RuleError {
     let end = file.inner().len();
     let span = error.span().unwrap_or(0..0);
     let span = span.start.min(end)..span.end.min(end);
@@ -170,7 +183,7 @@ fn define(reader: &mut Reader<'_>, table: &DeTable<'_>, definitions: &mut Defini
 }
 
 /// Reads values out of TOML tables, and notes what is wrong with them.
-pub(super) struct Reader<'a> {
+pub(in crate::monitor) struct Reader<'a> {
     pub(super) file: File,
     pub(super) errors: &'a mut Vec<RuleError>,
 }
@@ -187,7 +200,12 @@ impl Reader<'_> {
     }
 
     /// Every key of the table must be a known one.
-    pub(super) fn keys(&mut self, table: &DeTable<'_>, what: &'static str, known: &'static [&'static str]) {
+    pub(in crate::monitor) fn keys(
+        &mut self,
+        table: &DeTable<'_>,
+        what: &'static str,
+        known: &'static [&'static str],
+    ) {
         for key in table.keys() {
             if !known.contains(&key.get_ref().as_ref()) {
                 let kind = RuleErrorKind::UnknownKey { key: key.get_ref().to_string(), table: what, known };
@@ -228,7 +246,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn text(&mut self, table: &DeTable<'_>, key: &str) -> Option<Text> {
+    pub(in crate::monitor) fn text(&mut self, table: &DeTable<'_>, key: &str) -> Option<Text> {
         table.get(key).and_then(|value| self.as_text(key, value))
     }
 
@@ -245,7 +263,7 @@ impl Reader<'_> {
         self.text(table, key)
     }
 
-    pub(super) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
+    pub(in crate::monitor) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
         let value = table.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
@@ -349,7 +367,7 @@ impl Reader<'_> {
         values.into_iter().map(|value| self.as_text(key, value)).collect()
     }
 
-    pub(super) fn table<'t>(
+    pub(in crate::monitor) fn table<'t>(
         &mut self,
         table: &'t DeTable<'_>,
         key: &str,
@@ -420,7 +438,12 @@ impl Reader<'_> {
     }
 
     /// What a text names, of a few things.
-    fn one_of<T: Copy>(&mut self, what: &'static str, text: &Text, all: [(&'static str, T); 4]) -> Option<T> {
+    pub(in crate::monitor) fn one_of<T: Copy, const N: usize>(
+        &mut self,
+        what: &'static str,
+        text: &Text,
+        all: [(&'static str, T); N],
+    ) -> Option<T> {
         let found = all.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
         if found.is_none() {
             let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();

@@ -28,7 +28,7 @@ pub(super) enum Part {
 impl Template {
     /// A message without fields.
     pub(super) fn plain(text: &str) -> Self {
-        let text = (!text.is_empty()).then(|| Part::Text(text.to_owned()));
+        let text = (!text.is_empty()).then(|| Part::Text(safe(text)));
         Self { parts: text.into_iter().collect() }
     }
 
@@ -56,14 +56,14 @@ impl Template {
             let name = brace + 1..brace + 1 + end;
             let field = carried_field(&value[name.clone()], kinds, &text.at(&name))?;
             if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal)));
+                parts.push(Part::Text(safe(&std::mem::take(&mut literal))));
             }
             parts.push(Part::Field(field));
             at = name.end + 1;
         }
         literal.push_str(&value[at..]);
         if !literal.is_empty() {
-            parts.push(Part::Text(literal));
+            parts.push(Part::Text(safe(&literal)));
         }
         Ok(Self { parts })
     }
@@ -139,14 +139,25 @@ fn push_text(line: &mut String, text: &str) -> fmt::Result {
         if i == SHOWN {
             return line.write_str("…");
         }
-        // Besides the control characters, what reorders or hides its neighbours.
-        let unsafe_to_print = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if unsafe_to_print {
-            write!(line, "{}", c.escape_default())?;
-        } else {
-            line.push(c);
-        }
+        push_safe(line, c)?;
     }
     Ok(())
+}
+
+/// The text in one line, safe to print: who wrote it may be a stranger.
+pub(super) fn safe(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let written = text.chars().try_for_each(|c| push_safe(&mut line, c));
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+    line
+}
+
+/// Whether a character steers a terminal, or reorders or hides its neighbours.
+pub(super) fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+fn push_safe(line: &mut String, c: char) -> fmt::Result {
+    if is_unsafe(c) { write!(line, "{}", c.escape_default()) } else { line.write_char(c) }
 }

@@ -43,6 +43,7 @@ pub mod wanted;
 pub use docs::{fields_table, reference};
 pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};
+pub(in crate::monitor) use load::{Reader, read};
 pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};
 pub use sample::Sample;

@@ -23,11 +23,13 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+#[cfg(test)]
+use super::model::Source;
 use super::{
     check::Definitions,
-    error::{Place, RuleError, RuleErrorKind, file, nearest},
-    load::{Reader, WrittenException, not_toml},
-    model::{Action, Measure, Rule, Severity, Source},
+    error::{Place, RuleError, RuleErrorKind, nearest},
+    load::{Reader, WrittenException},
+    model::{Action, Measure, Rule, Severity},
     quantity,
     state::MAX_DISTINCT,
 };
@@ -99,14 +101,10 @@ impl Amount {
 }
 
 impl Overrides {
-    /// Reads the `[rules.ID]` tables of a TOML file; its other tables are somebody else's.
-    pub fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
-        let file = file(source);
-        let table = DeTable::parse(&source.text).map_err(|error| vec![not_toml(file.clone(), &error)])?;
-        let mut errors = Vec::new();
-        let mut reader = Reader { file, errors: &mut errors };
+    /// Reads the tables `[rules.ID]` of a file.
+    pub(in crate::monitor) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Self {
         let mut overrides = Self::default();
-        if let Some((rules, _)) = reader.table(table.get_ref(), "rules") {
+        if let Some((rules, _)) = reader.table(table, "rules") {
             for (id, value) in rules {
                 let place = reader.place(id.span());
                 let Some((table, _)) = reader.as_table(id.get_ref(), value) else { continue };
@@ -116,12 +114,18 @@ impl Overrides {
                     severity: reader.text(table, "severity").and_then(|text| reader.severity(&text)),
                     action: reader.text(table, "action").and_then(|text| reader.action(&text)),
                     exceptions: reader.exceptions(table),
-                    at_least: table.get("at_least").and_then(|value| at_least(&mut reader, value)),
+                    at_least: table.get("at_least").and_then(|value| at_least(reader, value)),
                 };
                 overrides.rules.insert(id.get_ref().to_string(), (change, Some(place)));
             }
         }
-        if errors.is_empty() { Ok(overrides) } else { Err(errors) }
+        overrides
+    }
+
+    /// Those of a text that has nothing else.
+    #[cfg(test)]
+    pub(super) fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
+        super::load::read(source, Self::read)
     }
 
     /// Adds or replaces the changes to one rule.

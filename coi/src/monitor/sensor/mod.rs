@@ -26,7 +26,6 @@ use nix::{
     sys::time::TimeSpec,
 };
 pub use programs::AttachError;
-use serde::Deserialize;
 
 use self::decode::{Body, RawEvent};
 use crate::monitor::service::api::Hole;
@@ -85,9 +84,8 @@ impl From<MapError> for SensorError {
     }
 }
 
-/// What the sensor does only if it is to: the table `[sensor]` of the configuration file.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What the sensor does only if it is to.
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// See the 32-bit system calls. It costs every system call of the machine some nanoseconds.
     pub i386: bool,

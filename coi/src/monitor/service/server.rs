@@ -52,6 +52,7 @@ use crate::{
     monitor::{
         audit::{self, Log, LogError},
         cgroup::{self, Cgroup, CgroupError},
+        config::Config,
         counts::Counts,
         event::Container,
         pipeline::{self, Note, Order, OrderError, Watched},
@@ -173,9 +174,10 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
     priority::prefer_daemon();
-    let set = Arc::new(rulefiles::load(rules.as_deref(), config.as_deref())?);
+    let Config { rules: overrides, sensor } = Config::read(config.as_deref())?;
+    let set = Arc::new(rulefiles::load(rules.as_deref(), &overrides)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let sensor = Sensor::load(rulefiles::sensor_options(config.as_deref())?)?;
+    let sensor = Sensor::load(sensor)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let count = in_force(&set);
     let (pipeline, thread) = pipeline::start(sensor, set, recorder)?;
@@ -672,8 +674,11 @@ async fn reload(
     }
     let _one = service.reloading.lock().await;
     let (files, config) = (service.rule_files.clone(), service.config.clone());
-    let loaded =
-        tokio::task::spawn_blocking(move || rulefiles::load(files.as_deref(), config.as_deref())).await;
+    let load = move || {
+        let config = Config::read(config.as_deref())?;
+        rulefiles::load(files.as_deref(), &config.rules)
+    };
+    let loaded = tokio::task::spawn_blocking(load).await;
     let set = loaded.map_err(|error| Refusal::internal(error.to_string()))?.map_err(|error| {
         let words = format!("the rules that were in force stay in force: {error}");
         tracing::warn!("{words}");

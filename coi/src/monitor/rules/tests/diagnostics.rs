@@ -33,6 +33,12 @@ fn not_toml() {
 }
 
 #[test]
+fn what_would_steer_a_terminal() {
+    assert_snapshot!(told("[[rule]]\nid = \"a\u{1b}[2Jb\" \u{1b}]0;title\u{7}\u{202e}\rx\n"));
+    assert_snapshot!(told(&with("event = \"open\"\ncondition = \"true\"\n\"a\\u001b[2Jb\" = 1")));
+}
+
+#[test]
 fn a_misspelt_key() {
     assert_snapshot!(told(&with("event = \"open\"\nconditon = \"coi.file.write\"")));
 }

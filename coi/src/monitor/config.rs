@@ -1,0 +1,98 @@
+//! The configuration of this machine, `/etc/coi/config.toml`.
+//!
+//! ```toml
+//! [rules.bulk-read-volume]     # changes to a rule, see `Overrides`
+//! enabled = true
+//!
+//! [sensor]
+//! i386 = false                 # do not see what goes through the 32-bit entry; it costs every system call something
+//! ```
+//!
+//! It is read once, and whoever needs a part of it is handed that part. A table or key that means nothing is an
+//! error: a misspelt `[senzor]` that is passed over would look like a setting that does nothing.
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::rulefiles::{RuleFilesError, read_source};
+use super::rules::{self, Overrides, Reader, RuleError, Source};
+use super::sensor;
+
+const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
+
+const TABLES: &[&str] = &["rules", "sensor"];
+const SENSOR: &[&str] = &["i386"];
+
+/// What the administrator has set.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `[rules.ID]`: changes to rules.
+    pub rules: Overrides,
+    /// `[sensor]`: how the sensor is to work.
+    pub sensor: sensor::Options,
+}
+
+impl Config {
+    /// Reads the file of this machine, which need not be there, or the one that stands in for it.
+    pub fn read(instead: Option<&Path>) -> Result<Self, RuleFilesError> {
+        let path = match instead {
+            Some(path) => path,
+            None if !Path::new(SYSTEM_CONFIG).exists() => return Ok(Self::default()),
+            None => Path::new(SYSTEM_CONFIG),
+        };
+        Self::parse(&read_source(path)?).map_err(RuleFilesError::Wrong)
+    }
+
+    /// Reads a text.
+    pub fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
+        rules::read(source, |reader, table| {
+            reader.keys(table, "the configuration", TABLES);
+            Self { rules: Overrides::read(reader, table), sensor: sensor_options(reader, table) }
+        })
+    }
+}
+
+fn sensor_options(reader: &mut Reader<'_>, table: &DeTable<'_>) -> sensor::Options {
+    let mut options = sensor::Options::default();
+    if let Some((table, _)) = reader.table(table, "sensor") {
+        reader.keys(table, "[sensor]", SENSOR);
+        options.i386 = reader.boolean(table, "i386").unwrap_or(options.i386);
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Vec<RuleError>> {
+        Config::parse(&Source { name: "config.toml".into(), text: text.into() })
+    }
+
+    #[test]
+    fn what_is_not_set_is_as_it_always_is() {
+        assert!(parse("").unwrap().sensor.i386);
+        assert!(parse("[sensor]\n").unwrap().sensor.i386);
+        assert!(!parse("[sensor]\ni386 = false\n[rules.x]\nenabled = false\n").unwrap().sensor.i386);
+    }
+
+    #[test]
+    fn what_means_nothing_is_an_error() {
+        let text = "[senzor]\ni386 = true\n[sensor]\ni368 = true\n[rules.x]\nenabeld = true\n";
+        let wrong = parse(text).unwrap_err();
+        insta::assert_snapshot!(wrong.iter().map(RuleError::drawn).collect::<String>());
+        let wrong = parse("sensor = 1\nrules = []\n[colours]\n").unwrap_err();
+        insta::assert_snapshot!(wrong.iter().map(RuleError::drawn).collect::<String>());
+        assert_eq!(
+            parse("[sensor]\ni386 = 1\n").unwrap_err()[0].to_string(),
+            "config.toml:2:8: `i386` takes true or false, this is a whole number"
+        );
+    }
+
+    #[test]
+    fn the_file_need_not_be_there_unless_it_is_named() {
+        let named = Config::read(Some(Path::new("/nonexistent/config.toml"))).unwrap_err();
+        assert!(matches!(named, RuleFilesError::Read { .. }), "{named}");
+    }
+}
