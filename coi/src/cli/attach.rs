@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::Result;
 use super::shell::session;
-use crate::incus;
 use crate::launch::{self, Container, Signals, Tool, Workspace};
 use crate::monitor::service::client;
+use crate::{incus, ui};
 
 /// Come back to a session.
 #[derive(Debug, Args)]
@@ -31,6 +31,7 @@ impl Attach {
         let mut signals = Signals::catch()?;
         launch::check_terminal()?;
         let container = Container::join(incus, client::Client::from_env(), &owned).await?;
+        ui::passed_over(&container.name, container.passed_over());
         session(container, Tool::default(), &mut signals, owned.instance.ephemeral).await
     }
 }

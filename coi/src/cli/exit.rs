@@ -174,7 +174,10 @@ fn of_launch(error: &launch::Error) -> Code {
         | Error::NoContainer { .. }
         | Error::NotOurs { .. }
         | Error::NothingToAttach { .. } => Code::NOT_FOUND,
-        Error::WhichOne { .. } | Error::NoTerminal | Error::NoProgramGiven => Code::USAGE,
+        Error::Rules(_) => Code::RULE,
+        Error::NoSuchUser { .. } | Error::WhichOne { .. } | Error::NoTerminal | Error::NoProgramGiven => {
+            Code::USAGE
+        }
         // As shells do it.
         Error::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound => Code(127),
         Error::NotStarted { .. } => Code(126),

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
 
 use super::{Code, Failure, Format, Result};
-use crate::launch::{Signals, cgroup_root};
+use crate::launch::{self, Signals, cgroup_root};
 use crate::monitor::service::api::{Subject, Watch, WatchRequest};
 use crate::monitor::service::client::{Client, Events};
 use crate::monitor::service::stream::Line;
@@ -89,15 +89,19 @@ fn name(subject: &Subject) -> &str {
 impl Monitor {
     pub(super) async fn execute(self) -> Result {
         let subject = self.target.subject()?;
+        // A container that is only looked at may have anybody's workspace, or none.
+        let rules = launch::own_rules(None)?;
         let recorder = self.record.map(create).transpose()?;
         let mut signals = Signals::catch()?;
         let daemon = Client::from_env().ensure().await?;
         let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
-        let request = WatchRequest { subject, respond: self.respond, workspace: None, ephemeral: false };
+        let request =
+            WatchRequest { subject, respond: self.respond, workspace: None, ephemeral: false, rules };
         let watch = daemon.watch(&request).await.map_err(|error| match &request.subject {
             Subject::Container { name } if error.is_not_found() => Failure::NoInstance { name: name.clone() },
             _ => error.into(),
         })?;
+        ui::passed_over(&watch.name, &watch.passed_over);
         if self.detach {
             ui::err(&format!("coi: {} is watched; audit: {}", ui::plain(&watch.name), watch.audit.display()));
             return Ok(Code::OK);

@@ -61,9 +61,10 @@ impl Place {
     /// Launches it.
     pub(super) async fn launch(&self, signals: &mut Signals) -> Result<Container> {
         let workspace = Workspace::open(&self.workspace)?;
+        let rules = launch::own_rules(Some(&workspace.path))?;
         let (incus, daemon) = (incus::Client::from_env(), client::Client::from_env());
         let open: Vec<_> = self.allow.iter().map(|&name| name.into()).collect();
-        Ok(Container::launch(incus, daemon, &workspace, &self.image, &open, signals).await?)
+        Ok(Container::launch(incus, daemon, &workspace, &self.image, &open, rules, signals).await?)
     }
 }
 

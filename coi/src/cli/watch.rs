@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use nix::unistd::{Uid, User, geteuid};
+use nix::unistd::geteuid;
 
 use super::run::outcome_code;
 use super::{Failure, Result};
@@ -33,20 +33,12 @@ impl Watch {
             return Err(Failure::NotRoot { what: "watching a command of this machine", again });
         }
         let workspace = launch::Workspace::open(&self.workspace)?.path;
-        let command = HostCommand { words: self.command, user: caller()?, workspace };
+        let (user, rules) = (launch::sudo_user()?, launch::own_rules(Some(&workspace))?);
+        let command = HostCommand { words: self.command, user, workspace, rules };
         let mut signals = Signals::catch()?;
         let ready = || ui::err("ready");
         let daemon = client::Client::from_env();
         let outcome = launch::watch(daemon, &command, &mut signals, &mut ui::Printer::Lines, ready).await?;
         Ok(outcome_code(&outcome))
     }
-}
-
-/// Who called sudo, if somebody did.
-fn caller() -> Result<Option<User>> {
-    let Ok(uid) = std::env::var("SUDO_UID") else { return Ok(None) };
-    let unknown = || Failure::Usage(format!("SUDO_UID is {uid}, and this machine has no such user"));
-    let id = uid.parse().map_err(|_| unknown())?;
-    let user = User::from_uid(Uid::from_raw(id)).ok().flatten().ok_or_else(unknown)?;
-    Ok(Some(user))
 }

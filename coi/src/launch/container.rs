@@ -3,8 +3,9 @@
 use super::monitored::{Brake, Monitored};
 use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
-use super::{Error, Guest, Notices, Result, Signals, State, Workspace};
+use super::{Error, Guest, Notices, Result, Signals, State, Workspace, own_rules};
 use crate::incus::{self, Instance, Status};
+use crate::monitor::rules::OwnRules;
 use crate::monitor::seccomp::Entry;
 use crate::monitor::service::api::{ActionTaken, Subject, WatchState};
 use crate::monitor::service::client;
@@ -40,6 +41,7 @@ impl Container {
         workspace: &Workspace,
         image: &str,
         open: &[Entry],
+        rules: OwnRules,
         signals: &mut Signals,
     ) -> Result<Self> {
         incus.server().await?;
@@ -50,7 +52,7 @@ impl Container {
         let name = create(&incus, workspace, image, open, signals).await?;
         // From here on there is something to be removed, whatever happens.
         let uuid = incus.instance(&name).await.ok().and_then(|i| i.uuid().map(str::to_owned));
-        match Self::begin(&incus, daemon, &name, uuid.clone(), workspace, signals).await {
+        match Self::begin(&incus, daemon, &name, uuid.clone(), workspace, rules, signals).await {
             Ok(container) => Ok(container),
             Err(error) => {
                 // The first error is the one to show; the second only if it leaves something behind.
@@ -66,10 +68,11 @@ impl Container {
         name: &str,
         uuid: Option<String>,
         workspace: &Workspace,
+        rules: OwnRules,
         signals: &mut Signals,
     ) -> Result<Self> {
         signals.check()?;
-        let monitored = arm(incus, daemon, name, uuid.clone(), true).await?;
+        let monitored = arm(incus, daemon, name, uuid.clone(), true, rules).await?;
         signals.check()?;
         incus.start(name).await?;
         let guest = tokio::select! {
@@ -88,11 +91,17 @@ impl Container {
             _ => {}
         }
         let workspace = Workspace::open(owned.workspace.as_ref())?;
+        let rules = own_rules(Some(&workspace.path))?;
         let uuid = owned.instance.uuid().map(str::to_owned);
         let daemon = daemon.ensure().await?;
-        let monitored = arm(&incus, daemon, &name, uuid.clone(), owned.instance.ephemeral).await?;
+        let monitored = arm(&incus, daemon, &name, uuid.clone(), owned.instance.ephemeral, rules).await?;
         let guest = Guest::probe(&incus, &name, &workspace).await?;
         Ok(Self { incus, name, uuid, guest, monitored })
+    }
+
+    /// The rule files that were read and are not in force, since it was watched before.
+    pub fn passed_over(&self) -> &[String] {
+        &self.monitored.watch.passed_over
     }
 
     /// Ends the container, and with it its watch. What the rules have to say of its last moments is told;
@@ -109,10 +118,11 @@ async fn arm(
     name: &str,
     uuid: Option<String>,
     ephemeral: bool,
+    rules: OwnRules,
 ) -> Result<Monitored> {
     let subject = Subject::Container { name: name.to_owned() };
     let brake = Brake::Instance { incus: incus.clone(), name: name.to_owned(), uuid };
-    Ok(Monitored::arm(daemon, subject, None, ephemeral, brake).await?)
+    Ok(Monitored::arm(daemon, subject, None, ephemeral, rules, brake).await?)
 }
 
 /// Takes the first free slot. Making the container is what takes it; looking first only saves attempts.

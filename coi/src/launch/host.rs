@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::monitored::{AFTERMATH, Brake, Monitored, is_over};
 use super::run::is_suspicious;
 use super::{Error, Notices, Outcome, Result, Signals};
+use crate::monitor::rules::OwnRules;
 use crate::monitor::service::api::Subject;
 use crate::monitor::service::client;
 
@@ -33,6 +34,8 @@ pub struct HostCommand {
     pub user: Option<User>,
     /// The directory whose files are the workspace.
     pub workspace: PathBuf,
+    /// The rules that the user and the workspace bring.
+    pub rules: OwnRules,
 }
 
 /// Where the unified cgroup hierarchy is mounted.
@@ -67,7 +70,8 @@ pub async fn watch(
     let subject = Subject::Cgroup { path: group.path.clone() };
     let workspace = Some(command.workspace.clone());
     let brake = Brake::Cgroup(group.dir.clone());
-    let mut monitored = Monitored::arm(daemon, subject, workspace, true, brake).await?;
+    let rules = command.rules.clone();
+    let mut monitored = Monitored::arm(daemon, subject, workspace, true, rules, brake).await?;
     ready();
     let mut child = group.spawn(command)?;
     let mut asked = false;

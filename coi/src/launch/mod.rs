@@ -9,6 +9,7 @@
 //!
 //! It prints nothing: what a person should know goes through [`Notices`].
 
+mod caller;
 mod container;
 mod guest;
 mod host;
@@ -23,6 +24,7 @@ mod workspace;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use caller::{own_rules, sudo_user};
 pub use container::{Container, Owned, find, mine, of_workspace, remove};
 pub use guest::{Guest, shell_words};
 pub use host::{HostCommand, cgroup_root, watch};
@@ -34,6 +36,7 @@ pub use spec::{DEFAULT_IMAGE, GUEST_WORKSPACE};
 pub use workspace::Workspace;
 
 use crate::incus;
+use crate::monitor::ownfiles::OwnFilesError;
 use crate::monitor::service::api::{ActionTaken, Watch};
 use crate::monitor::service::client;
 use crate::monitor::service::stream::Line;
@@ -162,6 +165,15 @@ pub enum Error {
         /// The system's word for it.
         source: std::io::Error,
     },
+    /// sudo was called by somebody whom nobody knows.
+    #[error("SUDO_UID is {uid}, and this machine has no such user")]
+    NoSuchUser {
+        /// As it was given.
+        uid: String,
+    },
+    /// The rules that the user or the workspace brings are not used, and nothing runs without them.
+    #[error(transparent)]
+    Rules(#[from] OwnFilesError),
     /// There is nothing to run.
     #[error("no command was given")]
     NoProgramGiven,

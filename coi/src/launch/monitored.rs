@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{MonitorLost, Notices, Result};
 use crate::incus::{self, Status};
-use crate::monitor::rules::Action;
+use crate::monitor::rules::{Action, OwnRules};
 use crate::monitor::service::api::{ActionName, ActionTaken, Subject, Watch, WatchRequest, WatchState};
 use crate::monitor::service::client::{self, Client, Events};
 use crate::monitor::service::stream::Line;
@@ -73,9 +73,10 @@ impl Monitored {
         subject: Subject,
         workspace: Option<PathBuf>,
         ephemeral: bool,
+        rules: OwnRules,
         brake: Brake,
     ) -> Result<Self, client::Error> {
-        let request = WatchRequest { subject, respond: true, workspace, ephemeral };
+        let request = WatchRequest { subject, respond: true, workspace, ephemeral, rules };
         let (watch, events) = arm(&daemon, &request).await?;
         Ok(Self { daemon, request, watch, events, brake })
     }

@@ -4,6 +4,9 @@
 //! [rules.bulk-read-volume]     # changes to a rule, see `Overrides`
 //! enabled = true
 //!
+//! [users]
+//! rules = "tighten"            # what users' own rules may change: `tighten`, `defaults` or `full`, see `Leeway`
+//!
 //! [sensor]
 //! i386 = false                 # do not see what goes through the 32-bit entry; it costs every system call something
 //! ```
@@ -16,12 +19,13 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::rulefiles::{RuleFilesError, read_source};
-use super::rules::{self, Overrides, Reader, RuleError, Source};
+use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
 use super::sensor;
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "sensor"];
+const TABLES: &[&str] = &["rules", "users", "sensor"];
+const USERS: &[&str] = &["rules"];
 const SENSOR: &[&str] = &["i386"];
 
 /// What the administrator has set.
@@ -29,6 +33,8 @@ const SENSOR: &[&str] = &["i386"];
 pub struct Config {
     /// `[rules.ID]`: changes to rules.
     pub rules: Overrides,
+    /// `[users] rules`: which rules users' own may make milder.
+    pub users: Leeway,
     /// `[sensor]`: how the sensor is to work.
     pub sensor: sensor::Options,
 }
@@ -48,9 +54,20 @@ impl Config {
     pub fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
         rules::read(source, |reader, table| {
             reader.keys(table, "the configuration", TABLES);
-            Self { rules: Overrides::read(reader, table), sensor: sensor_options(reader, table) }
+            Self {
+                rules: Overrides::read(reader, table),
+                users: leeway(reader, table),
+                sensor: sensor_options(reader, table),
+            }
         })
     }
+}
+
+fn leeway(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Leeway {
+    let Some((table, _)) = reader.table(table, "users") else { return Leeway::default() };
+    reader.keys(table, "[users]", USERS);
+    let text = reader.text(table, "rules");
+    text.and_then(|text| reader.one_of("leeway", &text, Leeway::ALL)).unwrap_or_default()
 }
 
 fn sensor_options(reader: &mut Reader<'_>, table: &DeTable<'_>) -> sensor::Options {
@@ -75,6 +92,14 @@ mod tests {
         assert!(parse("").unwrap().sensor.i386);
         assert!(parse("[sensor]\n").unwrap().sensor.i386);
         assert!(!parse("[sensor]\ni386 = false\n[rules.x]\nenabled = false\n").unwrap().sensor.i386);
+    }
+
+    #[test]
+    fn what_users_may() {
+        assert_eq!(parse("").unwrap().users, Leeway::Defaults);
+        assert_eq!(parse("[users]\nrules = 'full'\n").unwrap().users, Leeway::Full);
+        let wrong = parse("[users]\nrules = 'tigthen'\nrulez = 1\n").unwrap_err();
+        insta::assert_snapshot!(wrong.iter().map(RuleError::drawn).collect::<String>());
     }
 
     #[test]

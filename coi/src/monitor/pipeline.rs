@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     os::fd::AsFd as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc as std_mpsc,
     },
@@ -31,11 +31,12 @@ use super::{
     counts::Counts,
     event::{Container, Event, EventKind},
     filter::filter,
+    inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     priority,
     recorder::Recorder,
     respond::{RespondError, action_for},
-    rules::{Alert, Engine, RuleSet, Unsaid, recording::Mark},
+    rules::{Alert, Engine, OwnRules, Unsaid, Wanted, recording::Mark},
     sensor::{
         Arrived, BULK_INTERVAL, Sensor, SensorError, boottime,
         decode::{Body, RawEvent},
@@ -57,8 +58,13 @@ const WORK: Duration = Duration::from_millis(4);
 const REST: u32 = 4;
 /// How many events of a container are judged before another's.
 const TURN: usize = 128;
+/// How long it may take at that, but for the event that is just being judged: rules may be slow that others have
+/// written.
+const SLICE: Duration = Duration::from_millis(1);
 /// The first sleep after that; see [`Sensor::sleeps`].
 const NAP: Duration = Duration::from_millis(1);
+/// How many places for notes are kept for what is more than an alert without an action.
+const RESERVED: usize = 1024;
 /// After an unclean end LXC appends -1, -2 and so on to a container's cgroup; so many are expected.
 const SUFFIXES: u32 = 9;
 
@@ -72,6 +78,10 @@ pub struct Watched {
     pub respond: AtomicBool,
     /// The workspace's path as seen inside.
     pub workspace: Option<String>,
+    /// The rules that its user and its workspace have brought.
+    pub own: Arc<OwnRules>,
+    /// What it is judged by: those, and the machine's.
+    pub rules: Mutex<Arc<InForce>>,
     /// What the kernel side knows of it.
     pub scope: coi_common::Scope,
     /// Who looks on.
@@ -143,6 +153,9 @@ pub struct Decision {
     pub decided: Duration,
 }
 
+/// A watch, and what it is to be judged by from now on.
+pub type NewRules = (Arc<Watched>, Arc<InForce>);
+
 /// What the pipeline is asked to do.
 enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
@@ -151,7 +164,7 @@ enum Command {
     Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
     CatchUp(oneshot::Sender<()>),
-    Rules(Arc<RuleSet>, oneshot::Sender<Result<(), SensorError>>),
+    Rules(Vec<NewRules>, oneshot::Sender<Result<(), SensorError>>),
     Stop,
 }
 
@@ -162,16 +175,10 @@ pub struct Handle {
     wake: Arc<EventFd>,
 }
 
-/// Why the pipeline cannot be started.
+/// There is no thread or descriptor to be had.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kernel side could not be told what the rules want.
-    #[error(transparent)]
-    Sensor(#[from] SensorError),
-    /// There is no thread or descriptor to be had.
-    #[error("the monitor's thread could not be started: {0}")]
-    Thread(#[from] std::io::Error),
-}
+#[error("the monitor's thread could not be started: {0}")]
+pub struct StartError(#[from] std::io::Error);
 
 /// The pipeline's thread has ended; it does so only by a panic.
 #[derive(Debug, thiserror::Error)]
@@ -230,8 +237,8 @@ impl Handle {
         answer.await.map_err(|_| Ended)
     }
 
-    /// Judges by other rules from now on. What happened so far is judged by the old ones.
-    pub async fn use_rules(&self, rules: Arc<RuleSet>) -> Result<Result<(), SensorError>, Ended> {
+    /// Judges by other rules from now on, all of these watches at once. What happened so far is judged by the old ones.
+    pub async fn use_rules(&self, rules: Vec<NewRules>) -> Result<Result<(), SensorError>, Ended> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Rules(rules, reply))?;
         answer.await.map_err(|_| Ended)
@@ -260,11 +267,9 @@ impl Drop for Onlooker {
 
 /// Starts the pipeline.
 pub fn start(
-    mut sensor: Sensor,
-    rules: Arc<RuleSet>,
+    sensor: Sensor,
     recorder: Option<Recorder>,
 ) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
-    sensor.want(&filter(&rules.wanted()))?;
     let (commands, inbox) = std_mpsc::channel();
     let wake = Arc::new(
         EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?,
@@ -273,7 +278,7 @@ pub fn start(
     let pipeline = Pipeline {
         sensor,
         lineage: Lineage::default(),
-        engine: Engine::new(rules),
+        wanted: Wanted::nothing(),
         recorder,
         scopes: HashMap::default(),
         expected: HashMap::new(),
@@ -291,7 +296,8 @@ pub fn start(
 struct Pipeline {
     sensor: Sensor,
     lineage: Lineage,
-    engine: Engine,
+    /// What the rules of all watches want, as the kernel side was told.
+    wanted: Wanted,
     /// Who writes down what the engine is told.
     recorder: Option<Recorder>,
     /// What runs now, by the cgroup's id.
@@ -324,6 +330,7 @@ impl Quiet {
 /// A watched cgroup that exists.
 struct Scoped {
     watched: Arc<Watched>,
+    engine: Engine,
     cgroup: Option<Arc<Cgroup>>,
     /// The user namespace of its init.
     uid_map: Vec<[u32; 3]>,
@@ -419,10 +426,15 @@ impl Pipeline {
         for (_, scope) in turns {
             let Some(mut queue) = self.waiting.remove(&scope) else { continue };
             let mut flow = Flow::default();
-            for arrived in queue.drain(..queue.len().min(TURN)) {
+            let began = Instant::now();
+            for _ in 0..TURN {
+                let Some(arrived) = queue.pop_front() else { break };
                 flow.priority += arrived.flow.priority;
                 flow.bulk += arrived.flow.bulk;
                 self.take(arrived.event);
+                if began.elapsed() > SLICE {
+                    break;
+                }
             }
             self.sensor.settle(scope, flow);
             if !queue.is_empty() {
@@ -471,15 +483,29 @@ impl Pipeline {
 
     /// Tells the kernel side whether every event of a container is wanted.
     fn look(&mut self, watched: &Arc<Watched>) -> Result<(), SensorError> {
-        let everything = watched.onlookers.load(Ordering::Relaxed) > 0;
         let expected = self.expected.iter().filter(|(_, other)| Arc::ptr_eq(other, watched));
         let paths: Vec<_> = expected.map(|(path, _)| path.clone()).collect();
         for path in paths {
-            let scope = coi_common::Scope { everything: everything.into(), ..watched.scope };
-            self.sensor.expect(&path, scope)?;
+            self.sensor.expect(&path, watched.scope())?;
         }
         for id in self.ids(watched) {
-            self.sensor.want_everything(id, everything)?;
+            self.sensor.want_everything(id, watched.wants_everything())?;
+        }
+        Ok(())
+    }
+
+    /// What the rules of all watches want, and those of one more.
+    fn wanted_by_all(&self, more: Option<&Arc<Watched>>) -> Wanted {
+        let watched = self.expected.values().chain(self.scopes.values().map(|scoped| &scoped.watched));
+        let rules: Vec<_> = watched.chain(more).map(|watched| watched.rules()).collect();
+        inforce::wanted(rules.iter())
+    }
+
+    /// Tells the kernel side what is wanted, if that is news.
+    fn want(&mut self, wanted: Wanted) -> Result<(), SensorError> {
+        if wanted != self.wanted {
+            self.sensor.want(&filter(&wanted))?;
+            self.wanted = wanted;
         }
         Ok(())
     }
@@ -488,16 +514,17 @@ impl Pipeline {
         if let Some(recorder) = &self.recorder {
             recorder.begin(watched);
         }
+        self.want(self.wanted_by_all(Some(watched)))?;
         for path in paths(&watched.path) {
             // Another container may really have the name that this one's cgroup would get after an unclean end.
             let taken = self.expected.get(&path).is_some_and(|other| other.path == path);
             if path == watched.path || !taken {
-                self.sensor.expect(&path, watched.scope)?;
+                self.sensor.expect(&path, watched.scope())?;
                 self.expected.insert(path, Arc::clone(watched));
             }
         }
         if let Some(cgroup) = existing {
-            let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope };
+            let scope = coi_common::Scope { started: 1, level: level(cgroup.path()), ..watched.scope() };
             let id = cgroup.id();
             let directory = cgroup.directory();
             self.sensor.watch(id, scope)?;
@@ -525,43 +552,50 @@ impl Pipeline {
         for id in ids {
             self.ended(id);
         }
-        result
+        result.and(self.want(self.wanted_by_all(None)))
     }
 
     fn rearm(&mut self, watched: &Arc<Watched>) {
         for id in self.ids(watched) {
-            let unsaid = self.engine.reset(id);
             if let Some(scoped) = self.scopes.get_mut(&id) {
-                scoped.watched.report(unsaid);
+                scoped.watched.report(scoped.engine.reset(id));
                 scoped.watched.mark(id, Mark::Thawed, self.recorder.as_ref());
                 scoped.done = None;
             }
         }
     }
 
-    fn use_rules(&mut self, rules: Arc<RuleSet>) -> Result<(), SensorError> {
-        if let Err(error) = self.sensor.want(&filter(&rules.wanted())) {
+    fn use_rules(&mut self, rules: Vec<NewRules>) -> Result<(), SensorError> {
+        let old: Vec<NewRules> = rules
+            .into_iter()
+            .map(|(watched, rules)| (Arc::clone(&watched), watched.replace(rules)))
+            .collect();
+        if let Err(error) = self.tell_wants(&old) {
             // The old rules stay, and what they want was wanted before.
-            let back = self.sensor.want(&filter(&self.engine.rules().wanted()));
+            let back: Vec<NewRules> = old
+                .into_iter()
+                .map(|(watched, rules)| (Arc::clone(&watched), watched.replace(rules)))
+                .collect();
+            let back = self.tell_wants(&back);
             self.complain(back, "some events may be missing");
             return Err(error);
         }
-        for (id, scoped) in &self.scopes {
-            scoped.watched.report(self.engine.forget(*id));
-            scoped.watched.mark(*id, Mark::Gone, self.recorder.as_ref());
+        for (id, scoped) in &mut self.scopes {
+            if old.iter().any(|(watched, _)| Arc::ptr_eq(watched, &scoped.watched)) {
+                scoped.watched.report(scoped.engine.forget(*id));
+                scoped.watched.mark(*id, Mark::Gone, self.recorder.as_ref());
+                scoped.engine = Engine::new(Arc::clone(&scoped.watched.rules().set));
+            }
         }
-        // What is wanted by rules says nothing of who looks on.
-        let looked_at: Vec<_> = self
-            .scopes
-            .iter()
-            .map(|(id, scoped)| (*id, scoped.watched.onlookers.load(Ordering::Relaxed) > 0))
-            .collect();
-        for (id, everything) in looked_at {
-            let wanted = self.sensor.want_everything(id, everything);
-            self.complain(wanted, "some events may not be shown");
-        }
-        self.engine = Engine::new(rules);
         Ok(())
+    }
+
+    /// Tells the kernel side what is wanted now that these watches have other rules. What was wanted and still is goes
+    /// on being sent.
+    fn tell_wants(&mut self, changed: &[NewRules]) -> Result<(), SensorError> {
+        self.want(self.wanted_by_all(None).union(&self.wanted))?;
+        changed.iter().try_for_each(|(watched, _)| self.look(watched))?;
+        self.want(self.wanted_by_all(None))
     }
 
     fn ids(&self, watched: &Arc<Watched>) -> Vec<u64> {
@@ -573,18 +607,17 @@ impl Pipeline {
         if let Some(cgroup) = &cgroup {
             watched.tell(Note::Made(Arc::clone(cgroup)));
         }
-        let everything = watched.onlookers.load(Ordering::Relaxed) > 0;
-        let wanted = self.sensor.want_everything(id, everything);
-        self.complain(wanted, "some events may not be shown");
-        self.scopes.insert(id, Scoped { watched, cgroup, uid_map: Vec::new(), done: None });
+        let wanted = self.sensor.want_everything(id, watched.wants_everything());
+        self.complain(wanted, "some events may be missing");
+        let engine = Engine::new(Arc::clone(&watched.rules().set));
+        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: None });
     }
 
     fn ended(&mut self, id: u64) {
         self.sensor.forget(id);
         self.lineage.forget(id);
-        let unsaid = self.engine.forget(id);
-        if let Some(scoped) = self.scopes.remove(&id) {
-            scoped.watched.report(unsaid);
+        if let Some(mut scoped) = self.scopes.remove(&id) {
+            scoped.watched.report(scoped.engine.forget(id));
             scoped.watched.mark(id, Mark::Gone, self.recorder.as_ref());
         }
     }
@@ -641,7 +674,7 @@ impl Pipeline {
 
     fn judge(&mut self, scope: u64, event: Event) {
         let Some(scoped) = self.scopes.get_mut(&scope) else { return };
-        self.engine.evaluate(&event, scope, &mut self.alerts);
+        scoped.engine.evaluate(&event, scope, &mut self.alerts);
         for alert in self.alerts.drain(..) {
             scoped.answer(&event, alert);
         }
@@ -673,6 +706,11 @@ impl Scoped {
             self.done = Some(action);
         }
         let decided = Duration::from_nanos(boottime().saturating_sub(event.time));
+        // A rule that fires all the time must not take the room of the one that acts.
+        if action == ActionName::Log && self.watched.notes.capacity() < RESERVED {
+            self.watched.unsaid.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.watched.tell(Note::Alert(Box::new(Decision {
             event: event.clone(),
             alert,
@@ -684,6 +722,27 @@ impl Scoped {
 }
 
 impl Watched {
+    /// What it is judged by.
+    pub fn rules(&self) -> Arc<InForce> {
+        // It is only ever replaced whole.
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has it judged by others; gives what it was judged by.
+    fn replace(&self, rules: Arc<InForce>) -> Arc<InForce> {
+        std::mem::replace(&mut *self.rules.lock().unwrap_or_else(PoisonError::into_inner), rules)
+    }
+
+    /// Whether every event of it is wanted.
+    fn wants_everything(&self) -> bool {
+        self.onlookers.load(Ordering::Relaxed) > 0 || self.rules().everything
+    }
+
+    /// What the kernel side is told of it.
+    fn scope(&self) -> coi_common::Scope {
+        coi_common::Scope { everything: self.wants_everything().into(), ..self.scope }
+    }
+
     fn tell(&self, note: Note) {
         if self.notes.try_send(note).is_err() {
             self.unsaid.fetch_add(1, Ordering::Relaxed);

@@ -23,7 +23,10 @@ use super::{
     audit,
     event::Container,
     pipeline::Watched,
-    rules::recording::{self, Gap, Holds},
+    rules::{
+        OwnRules,
+        recording::{self, Gap, Holds},
+    },
     viewers::Shown,
 };
 
@@ -104,7 +107,7 @@ fn write(inbox: &Receiver<(Arc<Watched>, Option<Shown>)>, directory: &Path) {
                 files.retain(|_, (watched, _)| Arc::strong_count(watched) > 1);
             }
             let (watched, recording) = files.entry(Arc::as_ptr(&watched)).or_insert_with(|| {
-                let recording = Recording::create(directory, &watched.container);
+                let recording = Recording::create(directory, &watched.container, &watched.own);
                 (Arc::clone(&watched), said(recording))
             });
             put(recording, |recording| recording.add(missed(watched), shown));
@@ -145,7 +148,7 @@ struct Recording {
 
 impl Recording {
     /// A new file: each watch has its own, also of a container that was watched before.
-    fn create(directory: &Path, container: &Container) -> Result<Self, RecordError> {
+    fn create(directory: &Path, container: &Container, own: &OwnRules) -> Result<Self, RecordError> {
         let stem = audit::stem(&container.name, &container.id);
         let mut number = 1_u32;
         let (path, file) = loop {
@@ -157,7 +160,7 @@ impl Recording {
             }
         };
         let mut recording = Self { path, file: BufWriter::new(file), room: MOST };
-        recording.line(&recording::header(&container.name, Holds::Judged))?;
+        recording.line(&recording::header(&container.name, Holds::Judged, own))?;
         Ok(recording)
     }
 
@@ -213,7 +216,7 @@ mod tests {
     fn each_watch_has_a_file_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let names = [(); 2].map(|()| {
-            let recording = Recording::create(directory.path(), &container()).unwrap();
+            let recording = Recording::create(directory.path(), &container(), &OwnRules::default()).unwrap();
             recording.path.file_name().unwrap().to_owned()
         });
         assert_eq!(names, ["web.u1.1.jsonl", "web.u1.2.jsonl"]);
@@ -222,7 +225,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_in_its_place() {
         let directory = tempfile::tempdir().unwrap();
-        let mut recording = Recording::create(directory.path(), &container()).unwrap();
+        let mut recording = Recording::create(directory.path(), &container(), &OwnRules::default()).unwrap();
         recording.add(3, Some(Shown::Mark(7, Mark::Gone, 5))).unwrap();
         let error = recording::Reader::all(text(&mut recording).as_bytes()).unwrap_err();
         assert!(error.to_string().starts_with("line 2 of the recording says that 3 events"), "{error}");
@@ -232,7 +235,7 @@ mod tests {
     #[test]
     fn it_ends_where_it_is_full_and_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        let mut recording = Recording::create(directory.path(), &container()).unwrap();
+        let mut recording = Recording::create(directory.path(), &container(), &OwnRules::default()).unwrap();
         recording.room = 100;
         for time in 0..100 {
             recording.add(0, Some(Shown::Mark(7, Mark::Gone, time))).unwrap();

@@ -1,11 +1,13 @@
-//! Where rules come from: those built in, those of this machine, and what its administrator changes about them.
+//! The rules of this machine: those built in, those of its administrator, and what he changes about them.
 //!
 //! Later ones add to earlier ones: the built-in rules, `/etc/coi/rules.d/*.toml`, then a directory named on the
-//! command line. `[rules.ID]` tables in `/etc/coi/config.toml` turn rules on and off and move their thresholds.
-//! One wrong file is an error for all of them: a set with a hole in it would look like a set without alerts.
+//! command line. `[rules.ID]` tables there and in `/etc/coi/config.toml` turn rules on and off and move their
+//! thresholds. What users and workspaces bring comes on top, see [`inforce`](super::inforce). One wrong file is an error for all of them: a set with a hole in it would look like a set without alerts.
 
 use std::{
-    fmt, fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -27,19 +29,13 @@ pub enum RuleFilesError {
         source: io::Error,
     },
     /// Rules, or the configuration, are wrong.
-    #[error("{}", Summary(.0))]
+    #[error("the rules or the configuration are wrong:\n{}", drawn(.0))]
     Wrong(Vec<RuleError>),
 }
 
-struct Summary<'a>(&'a [RuleError]);
-
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if i == 0 { "" } else { "\n" })?;
-        }
-        Ok(())
-    }
+/// Errors, each drawn in its place.
+pub fn drawn(errors: &[RuleError]) -> String {
+    errors.iter().map(RuleError::drawn).collect::<String>().trim_end().to_owned()
 }
 
 /// The rules in force on this machine, with those of the directory `extra` added and changed by `overrides`.
@@ -53,7 +49,7 @@ pub fn load_with(
     overrides: &Overrides,
     more: Option<Source>,
 ) -> Result<RuleSet, RuleFilesError> {
-    let mut sources = builtin_sources();
+    let mut sources = Vec::new();
     let system = Path::new(SYSTEM_RULES);
     if system.exists() {
         sources.extend(directory(system)?);
@@ -62,8 +58,9 @@ pub fn load_with(
         sources.extend(directory(extra)?);
     }
     sources.extend(more);
-    let rules = RuleSet::compile(&sources, Zoned::now().date()).map_err(RuleFilesError::Wrong)?;
-    rules.with(overrides).map_err(RuleFilesError::Wrong)
+    let builtin = RuleSet::compile(&builtin_sources(), Zoned::now().date());
+    let rules = builtin.and_then(|rules| rules.with_system(&sources)).and_then(|rules| rules.with(overrides));
+    rules.map_err(RuleFilesError::Wrong)
 }
 
 /// The rule files of a directory, by name; or the one that is named.
@@ -83,10 +80,19 @@ pub fn directory(directory: &Path) -> Result<Vec<Source>, RuleFilesError> {
     paths.iter().map(|path| read_source(path)).collect()
 }
 
-/// The recording of this name beside a rule file.
+/// The recording of this name beside a rule file, which may be a stranger's.
 pub fn fixture(rule_file: &str, name: &str) -> Result<Vec<u8>, String> {
     let path = Path::new(rule_file).parent().unwrap_or(Path::new("")).join(name);
-    fs::read(&path).map_err(|error| format!("cannot read the fixture {}: {error}", path.display()))
+    let read = || {
+        // Nobody may ever write to a named pipe.
+        let mut file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map(|_| text)
+    };
+    read().map_err(|error| format!("cannot read the fixture {}: {error}", path.display()))
 }
 
 pub(super) fn read_source(path: &Path) -> Result<Source, RuleFilesError> {

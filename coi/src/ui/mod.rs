@@ -25,3 +25,14 @@ pub fn out(text: &str) -> io::Result<()> {
 pub fn err(line: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{line}");
 }
+
+/// Says that rule files that were read are not in force, if so.
+pub fn passed_over(name: &str, files: &[String]) {
+    if !files.is_empty() {
+        err(&format!(
+            "coi: {} was watched before, and keeps the rules that it began with; not in force are: {}",
+            plain(name),
+            plain(&files.join(", "))
+        ));
+    }
+}

@@ -138,6 +138,7 @@ mod tests {
             alerts: 1,
             lost: 0,
             events: std::collections::BTreeMap::new(),
+            passed_over: Vec::new(),
         };
         let action = ActionTaken {
             action: ActionName::Kill,

@@ -8,7 +8,7 @@ use clap::Args;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
-use super::{Code, Failure, Format, From, Result, out, recording};
+use super::{Code, Failure, Format, From, Recording, Result, out};
 use crate::monitor::config::Config;
 use crate::monitor::event::Record;
 use crate::monitor::rulefiles;
@@ -48,7 +48,7 @@ impl Bench {
         let samples = match &self.file {
             Some(path) => {
                 let mut entries = Vec::new();
-                recording(path, |entry| {
+                Recording::open(path)?.each(|entry| {
                     entries.push(entry);
                     Ok(())
                 })?;

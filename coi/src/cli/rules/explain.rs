@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Code, Failure, From, Result, out, recording};
+use super::{Code, Failure, Here, Recording, Result, out};
 use crate::monitor::rulefiles;
 use crate::monitor::rules::{explain::Explainer, testing};
 use crate::ui::plain;
@@ -21,7 +21,7 @@ pub(super) struct Explain {
     #[command(flatten)]
     events: Events,
     #[command(flatten)]
-    from: From,
+    here: Here,
 }
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ struct Events {
 
 impl Explain {
     pub(super) fn execute(self) -> Result {
-        let set = self.from.load()?;
+        let set = self.here.load()?;
         let rule = set.rule(&self.rule).ok_or_else(|| {
             Failure::Usage(format!(
                 "there is no rule {}; `coi rules list` shows those there are",
@@ -50,7 +50,7 @@ impl Explain {
             if lines.is_empty() { Ok(()) } else { out(&(lines.join("\n") + "\n")) }
         };
         if let Some(path) = self.events.event {
-            recording(&path, |entry| page(explainer.explain(&entry)))?;
+            Recording::open(&path)?.each(|entry| page(explainer.explain(&entry)))?;
         } else if let Some(name) = self.events.test {
             let entries = testing::entries(rule, &name, &rulefiles::fixture).map_err(Failure::Usage)?;
             entries.iter().try_for_each(|entry| page(explainer.explain(entry)))?;

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Code, Format, From, Result, out};
+use super::{Code, Format, Here, Result, out};
 use crate::monitor::event::{EventKind, Field, FieldDef, Source};
 use crate::monitor::rules::{Rule, fields_table};
 use crate::ui::plain;
 
-/// List the rules, and whether they are applied.
+/// List the rules, whose they are, and whether they are applied.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  coi rules list\n  coi rules list --rules ./rules --format json")]
 pub(super) struct List {
     #[command(flatten)]
-    from: From,
+    here: Here,
     /// How to print them.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -23,7 +23,7 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn execute(self) -> Result {
-        let set = self.from.load()?;
+        let set = self.here.load()?;
         let text = match self.format {
             Format::Text => set.rules().iter().map(|rule| line(rule)).collect(),
             Format::Json => format!("{:#}\n", set.rules().iter().map(|rule| object(rule)).collect::<Value>()),
@@ -34,7 +34,8 @@ impl List {
 
 fn line(rule: &Rule) -> String {
     let off = if rule.enabled { "" } else { " (off)" };
-    format!("{:<32} {:<8} {:<6} {}{off}\n", plain(&rule.id), rule.severity, rule.action(), plain(&rule.title))
+    let (id, title) = (plain(&rule.id), plain(&rule.title));
+    format!("{id:<32} {:<8} {:<6} {:<9} {title}{off}\n", rule.severity, rule.action(), rule.origin)
 }
 
 fn object(rule: &Rule) -> Value {
@@ -48,7 +49,8 @@ fn object(rule: &Rule) -> Value {
         "attack": rule.attack,
         "thresholds": rule.thresholds().collect::<BTreeMap<_, _>>(),
         "tests": rule.tests(),
-        "origin": rule.origin(),
+        "origin": rule.origin,
+        "file": rule.file(),
     })
 }
 

@@ -18,13 +18,13 @@ use clap::{Args, Subcommand};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use super::{Code, Failure, Format, Result};
-use crate::monitor::config::Config;
-use crate::monitor::rulefiles::{self, RuleFilesError};
-use crate::monitor::rules::RuleSet;
-use crate::monitor::rules::recording::{Entry, Holds, Reader};
-use crate::ui;
+use crate::monitor::inforce::Base;
+use crate::monitor::rulefiles::RuleFilesError;
+use crate::monitor::rules::recording::{Entry, Reader};
+use crate::monitor::rules::{OwnRules, RuleSet};
+use crate::{launch, ui};
 
-/// The rules: those built in, those of /etc/coi/rules.d, and those of a directory.
+/// The rules: those built in, those of /etc/coi/rules.d, of the user and of the workspace, and those of a directory.
 #[derive(Debug, Args)]
 pub(super) struct Rules {
     #[command(subcommand)]
@@ -62,6 +62,7 @@ impl Rules {
     }
 }
 
+/// The rules of the machine.
 #[derive(Debug, Args)]
 struct From {
     /// A rule file to be added, or a directory of them.
@@ -73,21 +74,45 @@ struct From {
 }
 
 impl From {
-    /// The rules; what is wrong with them is shown in place.
-    fn load(&self) -> Result<RuleSet> {
+    /// The rules of the machine; what is wrong with them is shown in place.
+    fn load(&self) -> Result<Base> {
         load(self.rules.as_deref(), self.config.as_deref())
     }
 }
 
-/// The rules in force, with those of a directory; what is wrong with them is shown in place.
-fn load(rules: Option<&Path>, config: Option<&Path>) -> Result<RuleSet> {
-    let loaded = Config::read(config).and_then(|config| rulefiles::load(rules, &config.rules));
-    loaded.map_err(|error| {
-        if let RuleFilesError::Wrong(errors) = &error {
-            errors.iter().for_each(show);
-        }
-        Failure::Rules(error)
-    })
+/// The rules that something in a workspace would be judged by.
+#[derive(Debug, Args)]
+struct Here {
+    #[command(flatten)]
+    from: From,
+    /// The workspace whose own rules are added, and the user's.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    workspace: PathBuf,
+}
+
+impl Here {
+    fn load(&self) -> Result<RuleSet> {
+        let own = launch::own_rules(Some(&self.workspace))?;
+        with(&self.from.load()?, &own)
+    }
+}
+
+/// The rules of the machine, with those of a directory; what is wrong with them is shown in place.
+fn load(rules: Option<&Path>, config: Option<&Path>) -> Result<Base> {
+    Base::load(rules, config).map_err(wrong)
+}
+
+/// The rules of the machine, with those that somebody brings.
+fn with(base: &Base, own: &OwnRules) -> Result<RuleSet> {
+    let rules = base.with(own).map_err(|errors| wrong(RuleFilesError::Wrong(errors)))?;
+    Ok(RuleSet::clone(&rules.set))
+}
+
+fn wrong(error: RuleFilesError) -> Failure {
+    if let RuleFilesError::Wrong(errors) = &error {
+        errors.iter().for_each(show);
+    }
+    Failure::Rules(error)
 }
 
 /// Draws what is wrong in its place.
@@ -103,17 +128,37 @@ fn out(text: &str) -> Result<()> {
     ui::out(text).map_err(Failure::system("standard output"))
 }
 
-/// Reads a recording entry by entry; gives how much it holds.
-fn recording(path: &Path, mut each: impl FnMut(Entry) -> Result<()>) -> Result<Holds> {
-    let failed = |source: io::Error| Failure::System { what: path.display().to_string(), source };
-    let mut lines = BufReader::new(fs::File::open(path).map_err(failed)?).split(b'\n');
-    let mut reader = Reader::default();
-    lines.try_for_each(|line| {
-        let entry = reader.line(&line.map_err(failed)?);
-        match entry.map_err(|error| Failure::Recording { path: path.to_owned(), error })? {
-            Some(entry) => each(entry),
-            None => Ok(()),
+/// A recording, read up to its first event.
+struct Recording {
+    path: PathBuf,
+    reader: Reader,
+    lines: io::Split<BufReader<fs::File>>,
+}
+
+impl Recording {
+    fn open(path: &Path) -> Result<Self> {
+        let failed = |source: io::Error| Failure::System { what: path.display().to_string(), source };
+        let lines = BufReader::new(fs::File::open(path).map_err(failed)?).split(b'\n');
+        let mut recording = Self { path: path.to_owned(), reader: Reader::default(), lines };
+        // Where there is nothing at all, there is no first line either.
+        let header = recording.lines.next().unwrap_or_else(|| Ok(Vec::new()));
+        recording.entry(header)?;
+        Ok(recording)
+    }
+
+    /// Reads it to its end.
+    fn each(&mut self, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+        while let Some(line) = self.lines.next() {
+            if let Some(entry) = self.entry(line)? {
+                each(entry)?;
+            }
         }
-    })?;
-    Ok(reader.holds())
+        Ok(())
+    }
+
+    fn entry(&mut self, line: io::Result<Vec<u8>>) -> Result<Option<Entry>> {
+        let line =
+            line.map_err(|source| Failure::System { what: self.path.display().to_string(), source })?;
+        self.reader.line(&line).map_err(|error| Failure::Recording { path: self.path.clone(), error })
+    }
 }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Code, Format, From, Result, load, out, recording, ui};
+use super::{Base, Code, Format, From, OwnRules, Recording, Result, load, out, ui, with};
+use crate::monitor::rules::Alert;
 use crate::monitor::rules::recording::{Holds, Replay as Engine};
-use crate::monitor::rules::{Alert, RuleSet};
 use crate::ui::plain;
 
 /// Judge a recording again: the same rules give the same alerts at the same event times.
+///
+/// It is judged by the rules of this machine as they are now, and those that the user and the workspace had brought,
+/// which it carries.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  coi rules replay session.jsonl\n  coi rules replay session.jsonl --rules ./rules\n  \
@@ -25,6 +28,9 @@ pub(super) struct Replay {
     /// Two directories of rules: show what would have changed from the first to the second.
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "rules")]
     diff: Option<Vec<PathBuf>>,
+    /// Leave out the rules of the user and the workspace that the recording carries.
+    #[arg(long)]
+    without_own: bool,
     /// How to print the alerts.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -43,11 +49,11 @@ impl Replay {
             Some([old, new]) => {
                 let config = self.from.config.as_deref();
                 let (old, new) = (load(Some(old), config)?, load(Some(new), config)?);
-                let (old, new) = (self.alerts(old)?, self.alerts(new)?);
+                let (old, new) = (self.alerts(&old)?, self.alerts(&new)?);
                 (difference(&old.0, &new.0), new.1)
             }
             _ => {
-                let (alerts, holds) = self.alerts(self.from.load()?)?;
+                let (alerts, holds) = self.alerts(&self.from.load()?)?;
                 (alerts.into_iter().map(|alert| (None, alert)).collect(), holds)
             }
         };
@@ -69,14 +75,17 @@ impl Replay {
         Ok(Code::OK)
     }
 
-    fn alerts(&self, rules: RuleSet) -> Result<(Vec<Alert>, Holds)> {
-        let mut engine = Engine::new(Arc::new(rules));
+    fn alerts(&self, base: &Base) -> Result<(Vec<Alert>, Holds)> {
+        let mut recording = Recording::open(&self.file)?;
+        let nothing = OwnRules::default();
+        let own = if self.without_own { &nothing } else { recording.reader.own() };
+        let mut engine = Engine::new(Arc::new(with(base, own)?));
         let mut alerts = Vec::new();
-        let holds = recording(&self.file, |entry| {
+        recording.each(|entry| {
             engine.judge(&entry, &mut alerts);
             Ok(())
         })?;
-        Ok((alerts, holds))
+        Ok((alerts, recording.reader.holds()))
     }
 }
 

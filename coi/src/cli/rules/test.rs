@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
 use serde_json::{Value, json};
 
-use super::{Code, Failure, From, Result, out};
+use super::{Code, Failure, Here, Result, out};
 use crate::monitor::rulefiles;
 use crate::monitor::rules::testing::{self, Outcome, Report};
 use crate::ui::{self, plain};
@@ -22,7 +22,7 @@ pub(super) struct Test {
     /// Only those rules whose id, or tests whose name, contains this.
     filter: Option<String>,
     #[command(flatten)]
-    from: From,
+    here: Here,
     /// How to print the results.
     #[arg(long, value_enum, default_value_t)]
     format: Results,
@@ -41,7 +41,7 @@ enum Results {
 
 impl Test {
     pub(super) fn execute(self) -> Result {
-        let set = match self.from.load() {
+        let set = match self.here.load() {
             Ok(set) => set,
             Err(failure @ Failure::Rules(_)) => {
                 ui::err(&format!("coi: {}", failure.text().unwrap_or_default()));

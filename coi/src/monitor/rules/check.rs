@@ -1,7 +1,14 @@
 //! Trees into typed conditions: every name is known, every operator is for its field's type, every value
 //! has it, and every field comes with one of the kinds of events that the rule looks at.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use aho_corasick::AhoCorasick;
 use globset::GlobBuilder;
@@ -11,6 +18,7 @@ use regex::{Regex, RegexBuilder, bytes};
 use super::{
     error::{Place, RuleError, RuleErrorKind, Span, nearest},
     eval::{Expr, Globs, IntegerTest, IpTest, Needles, TextTest},
+    layer::Origin,
     model::KindSet,
     parser::{Name, Node, NodeKind, Operand, Operator, Test},
 };
@@ -20,6 +28,16 @@ use crate::monitor::event::{EventKind, Field, Type};
 const REGEX_LIMIT: usize = 256 << 10;
 /// How many parts a condition may have once its macros are in their places.
 const PARTS: usize = 4096;
+/// How much the conditions of a layer may weigh that a user or a workspace brings. A macro or list is compiled wherever
+/// it is used, so that little text can become much; the weights are what it takes in KiB, or in time, roughly and at
+/// most.
+pub(super) const ROOM: usize = 1 << 16;
+/// A part of a condition.
+pub(super) const PART: usize = 4;
+/// A regular expression: forwards and backwards, with room to run in.
+pub(super) const PATTERN: usize = 4 * (REGEX_LIMIT >> 10);
+/// Each byte of a text to look for, or of a glob: a state, with its way on for each byte there is.
+pub(super) const NEEDLE: usize = 4;
 
 /// A text in a rule file, and where each of its bytes is.
 #[derive(Clone, Debug)]
@@ -90,21 +108,46 @@ fn raw_offset(raw: &str, meant: usize, begins: bool) -> usize {
 }
 
 /// The lists and macros of all files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Definitions {
     pub(super) lists: HashMap<String, List>,
     pub(super) macros: HashMap<String, Macro>,
+    /// How much more the conditions of this layer may take.
+    room: AtomicUsize,
+}
+
+impl Default for Definitions {
+    fn default() -> Self {
+        Self { lists: HashMap::new(), macros: HashMap::new(), room: usize::MAX.into() }
+    }
+}
+
+impl Definitions {
+    /// The same for the next layer, which is by another.
+    pub(super) fn for_layer(&self, origin: Origin) -> Self {
+        let room = match origin {
+            Origin::Builtin | Origin::System => usize::MAX,
+            Origin::User | Origin::Workspace => ROOM,
+        };
+        Self { lists: self.lists.clone(), macros: self.macros.clone(), room: room.into() }
+    }
+
+    /// Whether there is room for so much more; then it is taken.
+    fn take(&self, weight: usize) -> bool {
+        let left = |room: usize| room.checked_sub(weight);
+        self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+    }
 }
 
 /// A list: its values with their places.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct List {
     pub(super) values: Vec<(Operand, Place)>,
     pub(super) place: Place,
 }
 
 /// A macro: its text, and its tree where it could be parsed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Macro {
     pub(super) text: Text,
     pub(super) tree: Option<Node>,
@@ -149,27 +192,33 @@ pub(super) fn check_macro(name: &str, definitions: &Definitions, errors: &mut Ve
     checker.expr(tree);
 }
 
-/// The field of this name.
-pub(super) fn field(name: &str, place: &Place) -> Result<Field, RuleError> {
-    Field::from_name(name).ok_or_else(|| {
-        let suggestion = nearest(name, Field::TABLE.iter().map(|def| def.name)).map(str::to_owned);
-        place.error(RuleErrorKind::Unknown {
-            what: "field",
-            name: name.to_owned(),
-            suggestion,
-            known: Vec::new(),
-        })
-    })
-}
-
 /// The field of this name, if one of these kinds of events carries it.
 pub(super) fn carried_field(name: &str, kinds: KindSet, place: &Place) -> Result<Field, RuleError> {
-    let field = field(name, place)?;
+    find_field(name, kinds).map_err(|kind| place.error(kind))
+}
+
+fn find_field(name: &str, kinds: KindSet) -> Result<Field, RuleErrorKind> {
+    let field = Field::from_name(name).ok_or_else(|| RuleErrorKind::Unknown {
+        what: "field",
+        name: name.to_owned(),
+        suggestion: nearest(name, Field::TABLE.iter().map(|def| def.name)).map(str::to_owned),
+        known: Vec::new(),
+    })?;
     if kinds.is_empty() || field.def().kinds.iter().any(|kind| kinds.contains(*kind)) {
         Ok(field)
     } else {
-        Err(place.error(RuleErrorKind::NotCarried { field, kinds: kinds.iter().collect() }))
+        Err(RuleErrorKind::NotCarried { field, kinds: kinds.iter().collect() })
     }
+}
+
+/// Where a value is written. What that is in the file is found out only where something is wrong: in a long text it
+/// takes its time.
+#[derive(Clone, Debug)]
+enum Spot {
+    /// In the text that is being checked.
+    Here(Span),
+    /// In a list.
+    Listed(Place),
 }
 
 struct Checker<'a> {
@@ -195,10 +244,27 @@ impl<'a> Checker<'a> {
         WRONG
     }
 
+    /// Takes so much of the layer's room; says so, once, where there is none.
+    fn take(&mut self, span: &Span, weight: usize) -> Option<()> {
+        if self.definitions.take(weight) {
+            return Some(());
+        }
+        if !self.errors.iter().any(|error| matches!(error.kind(), RuleErrorKind::NoRoom)) {
+            self.error(span, RuleErrorKind::NoRoom);
+        }
+        None
+    }
+
+    fn error_at(&mut self, spot: &Spot, kind: RuleErrorKind) {
+        let place = match spot {
+            Spot::Here(span) => self.text.at(span),
+            Spot::Listed(place) => place.clone(),
+        };
+        self.errors.push(place.error(kind));
+    }
+
     fn field(&mut self, name: &Name) -> Option<Field> {
-        carried_field(&name.text, self.kinds, &self.text.at(&name.span))
-            .map_err(|error| self.errors.push(error))
-            .ok()
+        find_field(&name.text, self.kinds).map_err(|kind| self.error(&name.span, kind)).ok()
     }
 
     fn expr(&mut self, node: &Node) -> Expr {
@@ -208,6 +274,9 @@ impl<'a> Checker<'a> {
                 let said = self.errors.iter().any(|error| matches!(error.kind(), RuleErrorKind::TooLarge(_)));
                 return if said { WRONG } else { self.error(&node.span, RuleErrorKind::TooLarge("large")) };
             }
+        }
+        if self.take(&node.span, PART).is_none() {
+            return WRONG;
         }
         match &node.kind {
             NodeKind::And(parts) => Expr::all(parts.iter().map(|part| self.expr(part)).collect()),
@@ -260,7 +329,7 @@ impl<'a> Checker<'a> {
         let alone = self.alone;
         let inner: Vec<RuleError> = self.errors.drain(before..).collect();
         self.errors.extend(inner.into_iter().filter_map(|error| match error.kind() {
-            RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_) => {
+            RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_) | RuleErrorKind::NoRoom => {
                 Some(place.error(error.kind().clone()))
             }
             RuleErrorKind::MacroCycle(_) if alone => Some(error),
@@ -308,7 +377,7 @@ impl<'a> Checker<'a> {
 
     /// The values of a test, with those of its lists in the lists' stead. The operator decides whether there
     /// may be several.
-    fn values(&mut self, test: &Test) -> Option<Vec<(Operand, Place)>> {
+    fn values(&mut self, test: &Test) -> Option<Vec<(Operand, Spot)>> {
         let takes_one = matches!(
             test.operator,
             Operator::Equal
@@ -338,7 +407,10 @@ impl<'a> Checker<'a> {
         for (operand, span) in &test.values {
             match operand {
                 Operand::List(name) => values.extend(self.list(name, span)?),
-                other => values.push((other.clone(), self.text.at(span))),
+                other => {
+                    self.take(span, PART + weight(other))?;
+                    values.push((other.clone(), Spot::Here(span.clone())));
+                }
             }
         }
         if values.is_empty() {
@@ -348,10 +420,13 @@ impl<'a> Checker<'a> {
         Some(values)
     }
 
-    fn list(&mut self, name: &str, span: &Span) -> Option<Vec<(Operand, Place)>> {
+    fn list(&mut self, name: &str, span: &Span) -> Option<Vec<(Operand, Spot)>> {
         let definitions = self.definitions;
         if let Some(list) = definitions.lists.get(name) {
-            return (!list.values.is_empty()).then(|| list.values.clone());
+            self.take(span, list.values.iter().map(|(value, _)| weight(value)).sum())?;
+            let listed =
+                list.values.iter().map(|(value, place)| (value.clone(), Spot::Listed(place.clone())));
+            return (!list.values.is_empty()).then(|| listed.collect());
         }
         let suggestion = nearest(name, definitions.lists.keys().map(String::as_str)).map(str::to_owned);
         let kind =
@@ -365,12 +440,12 @@ impl<'a> Checker<'a> {
         &mut self,
         field: Field,
         test: &Test,
-        convert: impl Fn(&Operand, &Place) -> Result<Option<T>, RuleError>,
+        convert: impl Fn(&Operand, &Spot) -> Result<Option<T>, RuleErrorKind>,
     ) -> Option<Vec<T>> {
         let mut typed = Vec::new();
         let mut wrong = false;
-        for (operand, place) in self.values(test)? {
-            match convert(&operand, &place) {
+        for (operand, spot) in self.values(test)? {
+            match convert(&operand, &spot) {
                 Ok(Some(value)) => typed.push(value),
                 Ok(None) => {
                     let found = match operand {
@@ -379,11 +454,11 @@ impl<'a> Checker<'a> {
                         Operand::Boolean(value) => value.to_string(),
                         Operand::List(name) => format!("@{name}"),
                     };
-                    self.errors.push(place.error(RuleErrorKind::TypeMismatch { field, found }));
+                    self.error_at(&spot, RuleErrorKind::TypeMismatch { field, found });
                     wrong = true;
                 }
-                Err(error) => {
-                    self.errors.push(error);
+                Err(kind) => {
+                    self.error_at(&spot, kind);
                     wrong = true;
                 }
             }
@@ -398,16 +473,16 @@ impl<'a> Checker<'a> {
             return None;
         }
         let part = matches!(test.operator, Contains | IContains | StartsWith | EndsWith);
-        let mut texts = self.typed(field, test, |operand, place| match operand {
-            Operand::Text(text) if text.is_empty() && part => Err(place.error(RuleErrorKind::Conflict {
+        let mut texts = self.typed(field, test, |operand, spot| match operand {
+            Operand::Text(text) if text.is_empty() && part => Err(RuleErrorKind::Conflict {
                 message: format!("every text `{}` the empty one", test.operator.name()),
                 help: "write what to look for",
-            })),
-            Operand::Text(text) => Ok(Some((text.clone().into_boxed_str(), place.clone()))),
+            }),
+            Operand::Text(text) => Ok(Some((text.clone().into_boxed_str(), spot.clone()))),
             _ => Ok(None),
         })?;
         let strings =
-            |texts: Vec<(Box<str>, Place)>| texts.into_iter().map(|(text, _)| text).collect::<Box<[_]>>();
+            |texts: Vec<(Box<str>, Spot)>| texts.into_iter().map(|(text, _)| text).collect::<Box<[_]>>();
         let compiled = match (test.operator, texts.as_mut_slice()) {
             (Equal | NotEqual | In, [(text, _)]) => TextTest::Equal(std::mem::take(text)),
             (StartsWith, _) => TextTest::StartsWith(strings(texts)),
@@ -419,9 +494,9 @@ impl<'a> Checker<'a> {
             )?),
             (Glob, _) => TextTest::Glob(self.globs(&texts, &test.operator_span)?),
             (Regex, _) => {
-                for (text, place) in &texts {
+                for (text, spot) in &texts {
                     if let Err(kind) = build_regex(text) {
-                        self.errors.push(place.error(kind));
+                        self.error_at(spot, kind);
                         return None;
                     }
                 }
@@ -441,6 +516,7 @@ impl<'a> Checker<'a> {
     }
 
     fn needles(&mut self, texts: Box<[Box<str>]>, any_case: bool, span: &Span) -> Option<Needles> {
+        self.take(span, texts.iter().map(|text| text.len() * NEEDLE).sum())?;
         let automaton =
             AhoCorasick::builder().ascii_case_insensitive(any_case).build(texts.iter().map(|text| &**text));
         match automaton {
@@ -453,26 +529,29 @@ impl<'a> Checker<'a> {
     }
 
     fn regex(&mut self, pattern: &str, span: &Span) -> Option<Regex> {
+        self.take(span, PATTERN)?;
         build_regex(pattern).map_err(|kind| self.error(span, kind)).ok()
     }
 
     /// Globs as one regular expression, which is found out about in one pass however many they are.
-    fn globs(&mut self, patterns: &[(Box<str>, Place)], span: &Span) -> Option<Globs> {
+    fn globs(&mut self, patterns: &[(Box<str>, Spot)], span: &Span) -> Option<Globs> {
+        self.take(span, patterns.iter().map(|(pattern, _)| pattern.len() * NEEDLE).sum())?;
         let mut all = Vec::new();
-        for (pattern, place) in patterns {
+        for (pattern, spot) in patterns {
             match GlobBuilder::new(pattern).literal_separator(true).build() {
                 Ok(glob) => all.push(format!("(?:{})", glob.regex())),
                 Err(error) => {
                     let help =
                         format!("{}; `*` stays within a part of a path, `**` crosses them", error.kind());
                     let text = pattern.to_string();
-                    self.errors.push(place.error(RuleErrorKind::BadValue { what: "glob", text, help }));
+                    self.error_at(spot, RuleErrorKind::BadValue { what: "glob", text, help });
                     return None;
                 }
             }
         }
         let mut builder = bytes::RegexBuilder::new(&all.join("|"));
-        let built = builder.dot_matches_new_line(true).size_limit(REGEX_LIMIT).build();
+        let built =
+            builder.dot_matches_new_line(true).size_limit(REGEX_LIMIT).dfa_size_limit(REGEX_LIMIT).build();
         let regex =
             built.map_err(|error| self.error(span, bad_regex("glob", &all.join("|"), &error))).ok()?;
         Some(Globs { patterns: patterns.iter().map(|(pattern, _)| pattern.clone()).collect(), regex })
@@ -511,29 +590,25 @@ impl<'a> Checker<'a> {
         };
         let compiled = match test.operator {
             Equal | NotEqual | In => IpTest::OneOf(
-                self.typed(field, test, |operand, place| match operand {
+                self.typed(field, test, |operand, _| match operand {
                     Operand::Text(text) => match text.parse::<IpAddr>() {
                         Ok(address) => Ok(Some(address.to_canonical())),
                         Err(_) if text.contains('/') => {
-                            Err(place.error(bad("address", text, "a network is tested with `in cidr [...]`")))
+                            Err(bad("address", text, "a network is tested with `in cidr [...]`"))
                         }
-                        Err(_) => {
-                            Err(place.error(bad("address", text, "write one like 192.0.2.1 or 2001:db8::1")))
-                        }
+                        Err(_) => Err(bad("address", text, "write one like 192.0.2.1 or 2001:db8::1")),
                     },
                     _ => Ok(None),
                 })?
                 .into(),
             ),
             InCidr => IpTest::Within(
-                self.typed(field, test, |operand, place| match operand {
+                self.typed(field, test, |operand, _| match operand {
                     Operand::Text(text) => text
                         .parse::<IpNet>()
                         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
                         .map(Some)
-                        .map_err(|_| {
-                            place.error(bad("network", text, "write one like 10.0.0.0/8 or fd00::/8"))
-                        }),
+                        .map_err(|_| bad("network", text, "write one like 10.0.0.0/8 or fd00::/8")),
                     _ => Ok(None),
                 })?
                 .into(),
@@ -553,14 +628,14 @@ impl<'a> Checker<'a> {
         }
         for (operand, span) in &test.values {
             let Operand::Text(name) = operand else { continue };
-            match event_kind(name, &self.text.at(span)) {
+            match find_event_kind(name) {
                 Ok(kind) if self.kinds.contains(kind) => {}
                 Ok(kind) => {
                     let message = format!("this rule does not look at {kind} events");
                     let help = "add it to the rule's `event`";
                     self.error(span, RuleErrorKind::Conflict { message, help });
                 }
-                Err(error) => self.errors.push(error),
+                Err(kind) => drop(self.error(span, kind)),
             }
         }
     }
@@ -568,21 +643,28 @@ impl<'a> Checker<'a> {
 
 /// The kind of event of this name.
 pub(super) fn event_kind(name: &str, place: &Place) -> Result<EventKind, RuleError> {
+    find_event_kind(name).map_err(|kind| place.error(kind))
+}
+
+fn find_event_kind(name: &str) -> Result<EventKind, RuleErrorKind> {
     EventKind::from_name(name).ok_or_else(|| {
         let known: Vec<&str> = EventKind::ALL.into_iter().map(EventKind::name).collect();
         let suggestion = nearest(name, known.iter().copied()).map(str::to_owned);
-        place.error(RuleErrorKind::Unknown {
-            what: "kind of event",
-            name: name.to_owned(),
-            suggestion,
-            known,
-        })
+        RuleErrorKind::Unknown { what: "kind of event", name: name.to_owned(), suggestion, known }
     })
+}
+
+/// Of a value in a list.
+fn weight(value: &Operand) -> usize {
+    match value {
+        Operand::Text(text) | Operand::List(text) => 1 + text.len() / 1024,
+        Operand::Number(_) | Operand::Boolean(_) => 1,
+    }
 }
 
 fn build_regex(pattern: &str) -> Result<Regex, RuleErrorKind> {
     let mut builder = RegexBuilder::new(pattern);
-    let built = builder.size_limit(REGEX_LIMIT).build();
+    let built = builder.size_limit(REGEX_LIMIT).dfa_size_limit(REGEX_LIMIT).build();
     built.map_err(|error| bad_regex("regular expression", pattern, &error))
 }
 

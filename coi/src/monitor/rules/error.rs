@@ -9,6 +9,8 @@ use std::{fmt, ops::Range, sync::Arc};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
 use super::{
+    check::{NEEDLE, PART, PATTERN, ROOM},
+    layer::Bound,
     message::{is_unsafe, safe},
     model::Source,
 };
@@ -194,6 +196,17 @@ pub enum RuleErrorKind {
     /// A condition is too large or too deep.
     #[error("this condition is too {0}")]
     TooLarge(&'static str),
+    /// What a user or a workspace brings takes too much memory.
+    #[error("these rules weigh too much: what users and workspaces bring may weigh {ROOM}")]
+    NoRoom,
+    /// Somebody makes a rule milder who may not.
+    #[error("{}, and this {how}", bound.reason())]
+    Loosens {
+        /// Who forbids it.
+        bound: Bound,
+        /// What would be done.
+        how: String,
+    },
     /// A macro uses itself.
     #[error("the macro `${0}` uses itself")]
     MacroCycle(String),
@@ -308,6 +321,11 @@ impl RuleErrorKind {
                 Some("shorten its repetitions, or use contains, starts_with or glob".into())
             }
             Self::TooLarge(_) => Some("split it into two rules, or use a list".into()),
+            Self::NoRoom => Some(format!(
+                "a part of a condition weighs {PART}, a regex {PATTERN}, a byte of a glob or a `contains` {NEEDLE}, and what \
+                 is in a macro or list so wherever it is used; use fewer, or have them in /etc/coi/rules.d"
+            )),
+            Self::Loosens { bound, .. } => Some(bound.help().into()),
             Self::MacroCycle(_) => Some("a macro can only use macros that do not lead back to it".into()),
             Self::Conflict { help, .. } => Some((*help).to_owned()),
             Self::Unused { what, .. } => Some(format!("use it, or take the {what} out")),
@@ -331,7 +349,8 @@ impl RuleErrorKind {
             Self::WrongType { .. } | Self::TypeMismatch { .. } | Self::BadOperator { .. } => "wrong type",
             Self::Duplicate { .. } => "again here",
             Self::NotCarried { .. } => "never there",
-            Self::RegexTooLarge { .. } | Self::TooLarge(_) => "too much",
+            Self::RegexTooLarge { .. } | Self::TooLarge(_) | Self::NoRoom => "too much",
+            Self::Loosens { .. } => "milder",
             Self::Empty(_) => "nothing in it",
             Self::Unused { .. } => "not used",
             Self::Unreachable(_) => "never true",

@@ -31,6 +31,7 @@
 //! `unless = { event, condition }` is an event after which it begins anew. A rule with `absent = { event, condition,
 //! since = { event, condition }, within = "1h", by = [...] }` is meant only if there was none of that event since
 //! the last of the other. `action` (log, notify, freeze, kill) says what is done, if not what the severity calls for.
+//! A file may also have tables `[rules.ID]` that change rules, see [`Overrides`].
 //! State is never shared between containers: `by` divides further. Without `suppress` a rule does not repeat
 //! itself for 30 s about the same `by`, or, where it has none, about the same process.
 //! The tests of a rule are the business of [`testing`](super::testing).
@@ -47,18 +48,19 @@ use super::{
     attack,
     check::{self, Condition, Definitions, List, Macro, Text},
     error::{File, Place, RuleError, RuleErrorKind, file, nearest},
+    layer::Origin,
     message::Template,
     model::{
-        Action, Exception, KindSet, Measure, Pattern, Rule, Severity, Source, Step, Suppress, Threshold,
-        Unless,
+        Action, Exception, KindSet, Measure, Pattern, Rule, RuleSet, Severity, Source, Step, Suppress,
+        Threshold, Unless,
     },
-    overrides::Amount,
+    overrides::{Amount, Overrides},
     parser::{self, Node, Operand},
     quantity, testing,
 };
 use crate::monitor::event::{EventKind, Field, Type};
 
-const FILE: &[&str] = &["lists", "macros", "rule"];
+const FILE: &[&str] = &["lists", "macros", "rule", "rules"];
 const RULE: &[&str] = &[
     "id",
     "title",
@@ -89,8 +91,18 @@ const SUPPRESS: &[&str] = &["for", "by"];
 /// How long a rule does not repeat itself about the same subject, unless it says otherwise.
 const SUPPRESSED: u64 = 30_000_000_000;
 
-/// Loads the rules of all files.
-pub(super) fn load(sources: &[Source], today: Date) -> Result<(Vec<Rule>, Definitions), Vec<RuleError>> {
+/// What the files of a layer say.
+pub(super) struct Loaded {
+    /// The rules that they add.
+    pub(super) rules: Vec<Rule>,
+    /// The lists and macros, those of the layers below among them.
+    pub(super) definitions: Definitions,
+    /// What they change, file by file.
+    pub(super) changes: Vec<Overrides>,
+}
+
+/// Loads the files of a layer; what is below it is known to them, and its names are taken.
+pub(super) fn load(sources: &[Source], below: &RuleSet, origin: Origin) -> Result<Loaded, Vec<RuleError>> {
     let mut errors = Vec::new();
     let mut parsed = Vec::new();
     for source in sources {
@@ -104,27 +116,32 @@ pub(super) fn load(sources: &[Source], today: Date) -> Result<(Vec<Rule>, Defini
         // What the others take from this file would seem to be missing.
         return Err(errors);
     }
-    let mut definitions = Definitions::default();
+    let mut definitions = below.definitions().for_layer(origin);
     for (file, table) in &parsed {
         define(&mut Reader { file: file.clone(), errors: &mut errors }, table.get_ref(), &mut definitions);
     }
-    let mut macros: Vec<&str> = definitions.macros.keys().map(String::as_str).collect();
+    let new = |name: &&str| !below.definitions().macros.contains_key(*name);
+    let mut macros: Vec<&str> = definitions.macros.keys().map(String::as_str).filter(new).collect();
     macros.sort_unstable();
     for name in macros {
         check::check_macro(name, &definitions, &mut errors);
     }
     let mut rules: Vec<Rule> = Vec::new();
-    let mut first: HashMap<String, String> = HashMap::new();
+    let mut changes = Vec::new();
+    let mut first: HashMap<String, String> =
+        below.rules().iter().map(|rule| (rule.id.clone(), rule.place.to_string())).collect();
     for (file, table) in &parsed {
         let mut reader = Reader { file: file.clone(), errors: &mut errors };
+        changes.push(Overrides::read(&mut reader, table.get_ref()));
         for (table, span) in reader.tables(table.get_ref(), "rule") {
-            let mut loader = RuleLoader { reader: &mut reader, definitions: &definitions, today };
+            let today = below.today();
+            let mut loader = RuleLoader { reader: &mut reader, definitions: &definitions, today, origin };
             let Some(rule) = loader.rule(table, span, &mut first) else { continue };
             rules.push(rule);
         }
     }
     if errors.is_empty() {
-        return Ok((rules, definitions));
+        return Ok(Loaded { rules, definitions, changes });
     }
     let order = |name: &str| sources.iter().position(|source| source.name == name);
     errors.sort_by_key(|error| (order(error.file()), error.start()));
@@ -536,6 +553,7 @@ struct RuleLoader<'a, 'e> {
     reader: &'a mut Reader<'e>,
     definitions: &'a Definitions,
     today: Date,
+    origin: Origin,
 }
 
 impl RuleLoader<'_, '_> {
@@ -593,6 +611,8 @@ impl RuleLoader<'_, '_> {
             kinds,
             enabled,
             exceptions,
+            origin: self.origin,
+            administered: self.origin == Origin::System,
             place,
             message: message.unwrap_or_else(|| Template::plain(&title)),
             title,

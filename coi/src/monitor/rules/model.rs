@@ -9,6 +9,7 @@ use super::{
     check::{Condition, Definitions},
     error::{Place, RuleError},
     index::{Index, Marks},
+    layer::{Leeway, Origin, OwnRules, RuleText},
     load,
     message::Template,
     overrides::Overrides,
@@ -223,6 +224,10 @@ pub struct Rule {
     pub enabled: bool,
     /// When it is not meant.
     pub exceptions: Vec<Exception>,
+    /// Who wrote it.
+    pub origin: Origin,
+    /// Whether the administrator wrote or changed it.
+    pub(super) administered: bool,
     /// Where its id is written.
     pub(super) place: Place,
     /// What it looks for: one step for a plain rule or a window, several for a sequence.
@@ -297,7 +302,7 @@ pub(super) struct Suppress {
 
 impl Rule {
     /// The name of the file it is from.
-    pub fn origin(&self) -> &str {
+    pub fn file(&self) -> &str {
         self.place.file.name()
     }
 
@@ -365,8 +370,41 @@ impl RuleSet {
     /// Compiles rule files into one set. Lists and macros are shared between them, ids are unique among them.
     /// `today` decides which exceptions have expired: the rules themselves have no clock.
     pub fn compile(sources: &[Source], today: Date) -> Result<Self, Vec<RuleError>> {
-        let (rules, definitions) = load::load(sources, today)?;
-        Ok(Self::new(rules.into_iter().map(Arc::new).collect(), Arc::new(definitions), today))
+        Self::new(Vec::new(), Arc::default(), today).and(sources, Origin::Builtin, Leeway::Full)
+    }
+
+    /// This set with the administrator's rules.
+    pub fn with_system(&self, sources: &[Source]) -> Result<Self, Vec<RuleError>> {
+        self.and(sources, Origin::System, Leeway::Full)
+    }
+
+    /// This set with the rules of a user.
+    pub fn with_user(&self, files: &[RuleText], leeway: Leeway) -> Result<Self, Vec<RuleError>> {
+        self.and(&sources(files), Origin::User, leeway)
+    }
+
+    /// This set with the rules of a workspace.
+    pub fn with_workspace(&self, files: &[RuleText]) -> Result<Self, Vec<RuleError>> {
+        self.and(&sources(files), Origin::Workspace, Leeway::Tighten)
+    }
+
+    /// This set with the rules of a user and of a workspace.
+    pub fn with_own(&self, own: &OwnRules, leeway: Leeway) -> Result<Self, Vec<RuleError>> {
+        self.with_user(&own.user, leeway)?.with_workspace(&own.workspace)
+    }
+
+    /// This set and one more layer: rules under ids that are free, and changes to those below.
+    fn and(&self, sources: &[Source], origin: Origin, users: Leeway) -> Result<Self, Vec<RuleError>> {
+        if sources.is_empty() {
+            return Ok(self.clone());
+        }
+        let loaded = load::load(sources, self, origin)?;
+        let added = loaded.rules.into_iter().map(Arc::new);
+        let mut rules: Vec<_> = self.rules.iter().cloned().chain(added).collect();
+        for changes in &loaded.changes {
+            rules = changes.apply(&rules, &loaded.definitions, self.today, origin, users)?;
+        }
+        Ok(Self::new(rules, Arc::new(loaded.definitions), self.today))
     }
 
     fn new(rules: Vec<Arc<Rule>>, definitions: Arc<Definitions>, today: Date) -> Self {
@@ -406,6 +444,11 @@ impl RuleSet {
         Wanted::new(kinds, opens)
     }
 
+    /// The day that decides which exceptions have expired.
+    pub(super) fn today(&self) -> Date {
+        self.today
+    }
+
     /// The lists and macros.
     pub(super) fn definitions(&self) -> &Arc<Definitions> {
         &self.definitions
@@ -422,9 +465,14 @@ impl RuleSet {
     }
 
     /// The same rules with some of them turned on or off, made milder or graver, given other thresholds or more
-    /// exceptions.
+    /// exceptions, by the administrator.
     pub fn with(&self, overrides: &Overrides) -> Result<Self, Vec<RuleError>> {
-        let rules = overrides.apply(&self.rules, &self.definitions, self.today)?;
+        let rules =
+            overrides.apply(&self.rules, &self.definitions, self.today, Origin::System, Leeway::Full)?;
         Ok(Self::new(rules, Arc::clone(&self.definitions), self.today))
     }
+}
+
+fn sources(files: &[RuleText]) -> Vec<Source> {
+    files.iter().map(|file| Source { name: file.name.clone(), text: file.text.clone() }).collect()
 }

@@ -12,8 +12,8 @@
 //! at_least = { send = "16MiB" }        # a rule with several: by name, see `coi rules list`
 //! ```
 //!
-//! A change to a rule or a threshold that does not exist is an error. Who may make which change is not
-//! decided here.
+//! A change to a rule or a threshold that does not exist is an error, and so is one by somebody who may not make it;
+//! see [`Origin`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,6 +28,7 @@ use super::model::Source;
 use super::{
     check::Definitions,
     error::{Place, RuleError, RuleErrorKind, nearest},
+    layer::{Leeway, Origin},
     load::{Reader, WrittenException},
     model::{Action, Measure, Rule, Severity},
     quantity,
@@ -56,6 +57,8 @@ pub struct Override {
     pub(super) exceptions: Vec<WrittenException>,
     /// Where its thresholds lie.
     pub at_least: Option<AtLeast>,
+    /// Where each of these is written, by its key.
+    pub(super) places: BTreeMap<&'static str, Place>,
 }
 
 /// A new threshold, or several by name.
@@ -109,7 +112,10 @@ impl Overrides {
                 let place = reader.place(id.span());
                 let Some((table, _)) = reader.as_table(id.get_ref(), value) else { continue };
                 reader.keys(table, "changes to a rule", OVERRIDE);
+                let written =
+                    OVERRIDE.iter().filter_map(|key| Some((*key, reader.place(table.get(*key)?.span()))));
                 let change = Override {
+                    places: written.collect(),
                     enabled: reader.boolean(table, "enabled"),
                     severity: reader.text(table, "severity").and_then(|text| reader.severity(&text)),
                     action: reader.text(table, "action").and_then(|text| reader.action(&text)),
@@ -133,12 +139,14 @@ impl Overrides {
         self.rules.insert(id.into(), (change, None));
     }
 
-    /// The rules with the changes made.
+    /// The rules with the changes made, by whoever `origin` is.
     pub(super) fn apply(
         &self,
         rules: &[Arc<Rule>],
         definitions: &Definitions,
         today: Date,
+        origin: Origin,
+        users: Leeway,
     ) -> Result<Vec<Arc<Rule>>, Vec<RuleError>> {
         let mut rules = rules.to_vec();
         let mut errors = Vec::new();
@@ -163,16 +171,46 @@ impl Overrides {
             rule.enabled = change.enabled.unwrap_or(rule.enabled);
             rule.severity = change.severity.unwrap_or(rule.severity);
             rule.own_action = change.action.or(rule.own_action);
+            rule.administered |= origin == Origin::System;
             if let Some(at_least) = &change.at_least {
                 set_thresholds(&mut rule, at_least).unwrap_or_else(&mut error);
             }
             for exception in change.exceptions.iter().cloned() {
                 rule.exceptions.push(exception.compile(rule.kinds, definitions, today, &mut errors));
             }
+            if let Some(bound) = origin.bound(users, &rules[at]) {
+                for (key, how) in milder(&rules[at], &rule) {
+                    let place = change.places.get(key).or(place.as_ref());
+                    let kind = RuleErrorKind::Loosens { bound, how };
+                    errors.push(place.map_or(RuleError::nowhere(kind.clone()), |place| place.error(kind)));
+                }
+            }
             rules[at] = Arc::new(rule);
         }
         if errors.is_empty() { Ok(rules) } else { Err(errors) }
     }
+}
+
+/// In what a rule is milder than it was: the key that makes it so, and what it does.
+fn milder(was: &Rule, is: &Rule) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if was.enabled && !is.enabled {
+        found.push(("enabled", format!("turns `{}` off", was.id)));
+    }
+    if is.severity < was.severity {
+        found.push(("severity", format!("lowers its severity from {} to {}", was.severity, is.severity)));
+    } else if is.action() < was.action() {
+        found.push(("action", format!("lowers its action from {} to {}", was.action(), is.action())));
+    }
+    for ((name, before), (_, now)) in was.thresholds().zip(is.thresholds()) {
+        if now > before {
+            found.push(("at_least", format!("raises its threshold `{name}` from {before} to {now}")));
+        }
+    }
+    if is.exceptions.len() > was.exceptions.len() {
+        found.push(("exceptions", "adds an exception".to_owned()));
+    }
+    found
 }
 
 fn at_least(reader: &mut Reader<'_>, value: &Spanned<DeValue<'_>>) -> Option<AtLeast> {

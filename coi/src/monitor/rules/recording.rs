@@ -7,17 +7,20 @@
 //! ```
 //!
 //! It promises that what was recorded is judged as it was judged then: the same rules give the same alerts at the
-//! same event times, if the recording began with the watch. Each line is an event with all its fields, or a mark for
+//! same event times, if the recording began with the watch. The machine's own rules are not in it; those that the user
+//! and the workspace had brought are, in the first line, as `"rules":{"user":[{"name":...,"text":...}],"workspace":[]}`. Each line is an event with all its fields, or a mark for
 //! what else the engine was told, with the cgroup that it is about: what runs at the same time in two of them, as after
 //! a restart while the end of what ran before still lingers, is judged apart. A line that is not understood is an error, never left out: a gap would look like
 //! quiet. It reads and writes lines; files are somebody else's business.
 
 use std::{collections::HashSet, hash::Hash, sync::Arc};
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     engine::{Alert, Engine},
+    layer::OwnRules,
     model::RuleSet,
     sample::{Datum, Sample},
 };
@@ -137,18 +140,21 @@ enum What {
 }
 
 /// The first line.
-pub fn header(container: &str, holds: Holds) -> String {
+pub fn header(container: &str, holds: Holds, own: &OwnRules) -> String {
     let fields: Vec<&str> = Field::TABLE.iter().map(|def| def.name).collect();
     let events: Vec<&str> = EventKind::ALL.into_iter().map(EventKind::name).collect();
-    json!({
+    let mut header = json!({
         "coi.recording": VERSION,
         "coi.version": env!("CARGO_PKG_VERSION"),
         "container.name": container,
         "holds": holds.name(),
         "events": events,
         "fields": fields,
-    })
-    .to_string()
+    });
+    if !own.is_empty() {
+        header["rules"] = json!(own);
+    }
+    header.to_string()
 }
 
 /// The line of an event.
@@ -186,6 +192,7 @@ pub fn json_of(value: Value<'_>) -> Json {
 pub struct Reader {
     lines: u64,
     holds: Holds,
+    own: OwnRules,
     texts: Texts,
 }
 
@@ -230,7 +237,7 @@ impl Reader {
         let object: Map<String, Json> =
             serde_json::from_slice(line).map_err(|error| failed(What::NotJson(error.to_string())))?;
         if self.lines == 1 {
-            self.holds = check_header(&object).map_err(failed)?;
+            (self.holds, self.own) = check_header(&object).map_err(failed)?;
             return Ok(None);
         }
         entry(&object, &mut self.texts).map(Some).map_err(failed)
@@ -241,6 +248,11 @@ impl Reader {
         self.holds
     }
 
+    /// The rules that the user and the workspace had brought, once the first line is read.
+    pub fn own(&self) -> &OwnRules {
+        &self.own
+    }
+
     /// Reads a whole recording.
     pub fn all(text: &[u8]) -> Result<Vec<Entry>, RecordingError> {
         let mut reader = Self::default();
@@ -249,7 +261,7 @@ impl Reader {
     }
 }
 
-fn check_header(object: &Map<String, Json>) -> Result<Holds, What> {
+fn check_header(object: &Map<String, Json>) -> Result<(Holds, OwnRules), What> {
     if object.get("coi.recording").and_then(Json::as_u64) != Some(VERSION) {
         return Err(What::NoHeader);
     }
@@ -258,10 +270,13 @@ fn check_header(object: &Map<String, Json>) -> Result<Holds, What> {
     if let Some(name) = names("fields").find(|name| Field::from_name(name).is_none()) {
         return Err(What::Unknown("field", name.to_owned()));
     }
-    match names("events").find(|name| EventKind::from_name(name).is_none()) {
-        Some(name) => Err(What::Unknown("event", name.to_owned())),
-        None => named("holds", object.get("holds"), Holds::ALL),
+    if let Some(name) = names("events").find(|name| EventKind::from_name(name).is_none()) {
+        return Err(What::Unknown("event", name.to_owned()));
     }
+    let own = object.get("rules").map(OwnRules::deserialize).transpose();
+    let own = own.ok().map(Option::unwrap_or_default).filter(|own| own.check().is_ok());
+    let own = own.ok_or(What::BadValue("rules", "rule files as a watch may have"))?;
+    Ok((named("holds", object.get("holds"), Holds::ALL)?, own))
 }
 
 /// What a text names, of a few things.
@@ -344,7 +359,10 @@ mod tests {
     use super::*;
 
     fn lines(lines: &[&str]) -> Result<Vec<Entry>, RecordingError> {
-        Reader::all(format!("{}\n{}", header("web", Holds::Everything), lines.join("\n")).as_bytes())
+        Reader::all(
+            format!("{}\n{}", header("web", Holds::Everything, &OwnRules::default()), lines.join("\n"))
+                .as_bytes(),
+        )
     }
 
     #[test]
@@ -367,6 +385,20 @@ mod tests {
         assert_eq!((back.kind(), back.time()), (EventKind::Exec, u64::MAX));
         for def in Field::TABLE {
             assert_eq!(back.get(def.field), sample.get(def.field), "{}", def.name);
+        }
+    }
+
+    #[test]
+    fn the_rules_that_were_brought_come_back() {
+        let file = |name: &str| super::super::RuleText { name: name.to_owned(), text: "a\n\"b\"".to_owned() };
+        let own = OwnRules { user: vec![file("u")], workspace: vec![file("w"), file("v")] };
+        let mut reader = Reader::default();
+        reader.line(header("web", Holds::Judged, &own).as_bytes()).unwrap();
+        assert_eq!((reader.own(), reader.holds()), (&own, Holds::Judged));
+        for rules in ["1", r#"{"sytem":[]}"#, r#"{"user":[{"name":"x"}]}"#] {
+            let header = format!(r#"{{"coi.recording":1,"holds":"judged","rules":{rules}}}"#);
+            let error = Reader::default().line(header.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("a value of `rules` that is not rule files"), "{error}");
         }
     }
 

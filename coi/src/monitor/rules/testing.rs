@@ -201,7 +201,7 @@ impl Test {
                 Ok(samples.into_iter().map(entry).collect())
             }
             Given::Fixture(name) => {
-                let bytes = fixtures(rule.origin(), name)?;
+                let bytes = fixtures(rule.file(), name)?;
                 RecordingReader::all(&bytes)
                     .map_err(|error| format!("the fixture {name} is of no use: {error}"))
             }

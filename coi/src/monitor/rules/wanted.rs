@@ -117,6 +117,34 @@ impl Wanted {
         };
         Self { kinds, opens }
     }
+
+    /// Nothing at all.
+    pub fn nothing() -> Self {
+        Self { kinds: KindSet::default(), opens: Opens::None }
+    }
+
+    /// What either wants.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let opens = match (&self.opens, &other.opens) {
+            (Opens::None, opens) | (opens, Opens::None) => opens.clone(),
+            (Opens::All, _) | (_, Opens::All) => Opens::All,
+            (Opens::Some(these), Opens::Some(those)) => Opens::Some(simplified([&these[..], those].concat())),
+        };
+        Self { kinds: self.kinds.union(other.kinds), opens }
+    }
+
+    /// Whether all that the other wants is wanted anyhow.
+    pub fn covers(&self, other: &Self) -> bool {
+        let opens = match (&self.opens, &other.opens) {
+            (Opens::All, _) | (_, Opens::None) => true,
+            (Opens::None, _) | (_, Opens::All) => false,
+            (Opens::Some(these), Opens::Some(those)) => {
+                those.iter().all(|test| these.iter().any(|by| by.covers(test)))
+            }
+        };
+        opens && self.kinds.union(other.kinds) == self.kinds
+    }
 }
 
 impl Only {

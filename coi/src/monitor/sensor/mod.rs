@@ -117,6 +117,8 @@ pub struct Sensor {
     looked: BpfHashMap<MapData, u64, u8>,
     /// What has been said in `looked`.
     looked_at: HashSet<u64>,
+    /// The paths of which everything is wanted once they are there.
+    looked_for: HashSet<String>,
     lost: PerCpuHashMap<MapData, WireLossKey, u64>,
     /// What has been told of the loss counters.
     told: HashMap<LossKey, u64>,
@@ -191,6 +193,7 @@ impl Sensor {
             settled: HashMap::new(),
             looked: BpfHashMap::try_from(take(&mut ebpf, "LOOKED")?)?,
             looked_at: HashSet::new(),
+            looked_for: HashSet::new(),
             lost: PerCpuHashMap::try_from(take(&mut ebpf, "LOST")?)?,
             told: HashMap::new(),
             programs,
@@ -221,13 +224,22 @@ impl Sensor {
     pub fn expect(&mut self, path: &str, scope: Scope) -> Result<(), SensorError> {
         let key = path_key(path)?;
         self.allow_level(scope.level)?;
+        // Before it can be made: from its first process on.
+        if scope.everything != 0 {
+            self.looked_for.insert(path.to_owned());
+            self.say_everything()?;
+        }
         self.expected.insert(key, WireScope(scope), 0)?;
+        if scope.everything == 0 && self.looked_for.remove(path) {
+            self.say_everything()?;
+        }
         Ok(())
     }
 
     /// Takes back what [`Self::expect`] said.
     pub fn unexpect(&mut self, path: &str) -> Result<(), SensorError> {
-        ignore_missing(self.expected.remove(&path_key(path)?))
+        ignore_missing(self.expected.remove(&path_key(path)?))?;
+        if self.looked_for.remove(path) { self.say_everything() } else { Ok(()) }
     }
 
     /// Watches a cgroup that exists.
@@ -266,7 +278,7 @@ impl Sensor {
         for (key, tests) in &filter.names {
             self.names.insert(WireNameKey(*key), *tests, 0)?;
         }
-        let wanted = Wanted { somewhere_everything: (!self.looked_at.is_empty()).into(), ..filter.wanted };
+        let wanted = Wanted { somewhere_everything: self.is_everything_wanted().into(), ..filter.wanted };
         self.wanted.set(0, WireWanted(wanted), 0)?;
         for WireNameKey(key) in old {
             if !filter.names.contains_key(&key) {
@@ -285,7 +297,16 @@ impl Sensor {
             ignore_missing(self.looked.remove(&id))?;
             self.looked_at.remove(&id);
         }
-        let anywhere = !self.looked_at.is_empty();
+        self.say_everything()
+    }
+
+    /// Whether there is, or may come to be, a cgroup of which everything is wanted.
+    fn is_everything_wanted(&self) -> bool {
+        !self.looked_at.is_empty() || !self.looked_for.is_empty()
+    }
+
+    fn say_everything(&mut self) -> Result<(), SensorError> {
+        let anywhere = self.is_everything_wanted();
         let WireWanted(wanted) = self.wanted.get(&0, 0)?;
         if (wanted.somewhere_everything != 0) != anywhere {
             let wanted = Wanted { somewhere_everything: anywhere.into(), ..wanted };

@@ -9,7 +9,7 @@
 //! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
 //! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`] |
 //! | `POST /v1/watches/{name}/kill` | | [`Watch`], once gone |
-//! | `POST /v1/rules/reload` | | [`Reloaded`]; if a file is wrong, the old rules stay in force |
+//! | `POST /v1/rules/reload` | | [`Reloaded`]; if a file of the machine is wrong, the old rules stay in force |
 //! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
 //!
 //! With `&form=recording` the lines are those of a recording, see [`crate::monitor::rules::recording`].
@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::rules::Severity;
+use crate::monitor::rules::{OwnRules, Severity};
 
 /// Where the daemon listens unless `COI_SOCKET` names another place.
 pub const DEFAULT_SOCKET: &str = "/run/coi/coi.sock";
@@ -54,6 +54,10 @@ pub struct WatchRequest {
     /// End the watch when the container is deleted, or the cgroup removed. Always so for cgroups.
     #[serde(default)]
     pub ephemeral: bool,
+    /// The rules that the user and the workspace bring. A watch that there is already keeps those that it began with;
+    /// see [`Watch::passed_over`].
+    #[serde(default)]
+    pub rules: OwnRules,
 }
 
 /// The state of what is watched, as the daemon knows it.
@@ -129,6 +133,10 @@ pub struct Watch {
     /// What became of its events so far, by kind.
     #[serde(default)]
     pub events: BTreeMap<String, Tally>,
+    /// In the answer to a [`WatchRequest`]: the rule files of the request that are not in force, since the watch is
+    /// older and began without them, or with others of their names.
+    #[serde(default)]
+    pub passed_over: Vec<String>,
 }
 
 /// What became of all events of one kind that were wanted of a watch: the three together are what its processes did.
@@ -153,7 +161,7 @@ pub struct Status {
     pub programs: Vec<String>,
     /// What cannot be seen on this machine, each with its reason.
     pub holes: Vec<Hole>,
-    /// How many rules are in force.
+    /// How many of the machine's rules are in force.
     pub rules: usize,
     /// How many watches there are.
     pub watches: usize,
@@ -162,8 +170,20 @@ pub struct Status {
 /// The rules were read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// How many are in force.
+    /// How many of the machine's are in force.
     pub rules: usize,
+    /// The watches that keep the rules they had, since what they brought does not go with the machine's any more.
+    #[serde(default)]
+    pub kept: Vec<Kept>,
+}
+
+/// A watch that keeps its rules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its name.
+    pub watch: String,
+    /// What is wrong with its own rules.
+    pub why: String,
 }
 
 /// Something that cannot be seen on this machine.

@@ -28,7 +28,7 @@ use super::api::{ApiError, DEFAULT_SOCKET, Reloaded, Status, Watch, WatchRequest
 use crate::http::{self, Lines, segment};
 use crate::monitor::audit;
 
-/// What a started daemon writes to its `--ready-fd` once it answers. Anything else is why it does not.
+/// What a started daemon writes to its `--ready-fd` once it answers. Else it writes why it does not, an [`ApiError`].
 pub const READY: &str = "ready\n";
 
 /// Where a daemon that was started by a client leaves its words.
@@ -343,7 +343,7 @@ async fn start() -> Result<()> {
     match tokio::time::timeout(START, reader.read_to_string(&mut answer)).await {
         Ok(Ok(_)) if answer == READY => Ok(()),
         Ok(Ok(_)) if answer.trim().is_empty() => Err(failed(last_words(logged_before))),
-        Ok(Ok(_)) => Err(failed(answer.trim().to_owned())),
+        Ok(Ok(_)) => Err(not_started(&answer)),
         Ok(Err(e)) => Err(cannot("reading its answer", &e)),
         Err(_) => Err(failed(format!(
             "process {pid} is not ready after {} s and goes on trying; its log is {}",
@@ -351,6 +351,18 @@ async fn start() -> Result<()> {
             log_path().display()
         ))),
     }
+}
+
+/// What a daemon that does not start has said.
+fn not_started(answer: &str) -> Error {
+    let wrong = |error: ApiError| match error.code.as_str() {
+        "rules" => {
+            let message = format!("the COI daemon does not start: {}", error.message);
+            Error::Refused(ApiError { message, ..error })
+        }
+        _ => Error::Start { why: error.message },
+    };
+    serde_json::from_str(answer).map_or_else(|_| Error::Start { why: answer.trim().to_owned() }, wrong)
 }
 
 fn open_log() -> io::Result<File> {

@@ -38,12 +38,12 @@ use nix::{
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, RwLock, mpsc, oneshot},
 };
 
 use super::{
     Options,
-    api::{ApiError, Hole, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
+    api::{ApiError, Hole, Kept, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
     watch::Watching,
 };
@@ -55,12 +55,13 @@ use crate::{
         config::Config,
         counts::Counts,
         event::Container,
-        pipeline::{self, Note, Order, OrderError, Watched},
+        inforce::{Base, InForce},
+        pipeline::{self, NewRules, Note, Order, OrderError, Watched},
         priority,
         recorder::{RecordError, Recorder},
         respond::{CgroupResponder, IncusResponder, RespondError, Responder},
-        rulefiles::{self, RuleFilesError},
-        rules::{RuleSet, recording},
+        rulefiles::{RuleFilesError, drawn},
+        rules::{MOST_BYTES, OwnRules, RuleError, TooMuch, recording},
         seccomp,
         sensor::{Sensor, SensorError},
         viewers::{Shown, View, Viewers},
@@ -75,6 +76,8 @@ const WORKSPACE: &str = "/workspace";
 const NOTES: usize = 8192;
 /// The deepest level at which the kernel side looks for watched cgroups.
 const MAX_LEVEL: u32 = 8;
+/// How long a request for a watch may be: in JSON a character of a rule file may take six.
+const MOST_REQUEST: usize = 6 * MOST_BYTES + (64 << 10);
 /// How long an ending daemon may take: the kernel lets go of some twenty programs one by one.
 const ENDING: Duration = Duration::from_secs(15);
 /// How long a watch that is over is still told of.
@@ -117,6 +120,14 @@ pub enum ServerError {
     Start(#[source] io::Error),
 }
 
+impl ServerError {
+    /// As it is told to whoever started the daemon.
+    fn told(&self) -> ApiError {
+        let code = if matches!(self, Self::Rules(_)) { "rules" } else { "internal" };
+        ApiError { code: code.to_owned(), message: self.to_string() }
+    }
+}
+
 /// Incus's group, if this machine has it.
 pub fn admin_group() -> Option<Gid> {
     Group::from_name(ADMIN_GROUP).ok().flatten().map(|group| group.gid)
@@ -134,7 +145,7 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     let started = start(&options).await;
     match &started {
         Ok(_) => say(READY),
-        Err(error) => say(&format!("{error}\n")),
+        Err(error) => say(&format!("{}\n", serde_json::json!(error.told()))),
     }
     drop(ready);
     let Started { service, listener, thread, lock } = started?;
@@ -174,13 +185,12 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
     let lock = take_lock(lock, &socket).await?;
     priority::prefer_daemon();
-    let Config { rules: overrides, sensor } = Config::read(config.as_deref())?;
-    let set = Arc::new(rulefiles::load(rules.as_deref(), &overrides)?);
+    let set = Config::read(config.as_deref())?;
+    let (base, sensor) = (Base::of(&set, rules.as_deref())?, set.sensor);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let sensor = Sensor::load(sensor)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
-    let count = in_force(&set);
-    let (pipeline, thread) = pipeline::start(sensor, set, recorder)?;
+    let (pipeline, thread) = pipeline::start(sensor, recorder)?;
     // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(failed)?;
@@ -194,14 +204,15 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         watches: Mutex::default(),
         programs,
         holes,
-        rules: count.into(),
+        rules: base.count().into(),
+        base: base.into(),
         rule_files: rules.clone(),
         config: config.clone(),
-        reloading: tokio::sync::Mutex::default(),
         changed: Notify::new(),
     });
     give_back();
-    tracing::info!(socket = %socket.display(), rules = count, "ready");
+    let rules = service.rules.load(Ordering::Relaxed);
+    tracing::info!(socket = %socket.display(), rules, "ready");
     Ok(Started { service, listener, thread, lock })
 }
 
@@ -236,7 +247,7 @@ async fn serve(
     };
     let router = Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/watches", get(list).post(watch))
+        .route("/v1/watches", get(list).post(watch).layer(DefaultBodyLimit::max(MOST_REQUEST)))
         .route("/v1/watches/{name}", get(one).delete(forget))
         .route("/v1/watches/{name}/unfreeze", post(unfreeze))
         .route("/v1/watches/{name}/kill", post(kill))
@@ -263,13 +274,14 @@ struct Service {
     watches: Mutex<HashMap<String, Entry>>,
     programs: Vec<String>,
     holes: Vec<Hole>,
-    /// How many are in force.
+    /// The rules of the machine. It is held for reading while a watch begins, so that none begins by rules that are
+    /// just being replaced, and for writing while they are: one reload at a time.
+    base: RwLock<Base>,
+    /// How many these are: who only asks does not wait.
     rules: AtomicUsize,
     /// Where they come from.
     rule_files: Option<PathBuf>,
     config: Option<PathBuf>,
-    /// One reload at a time, or an older set could come last.
-    reloading: tokio::sync::Mutex<()>,
     /// Watches have come or gone.
     changed: Notify,
 }
@@ -341,12 +353,15 @@ impl Service {
                 if request.respond {
                     running.watched.respond.store(true, Ordering::Relaxed);
                 }
-                return Ok(running.describe());
+                let passed_over = passed_over(&request.rules, &running.watched.own);
+                return Ok(Watch { passed_over, ..running.describe() });
             }
             // Another container has its name now.
             self.end(&running).await?;
         }
         let workspace = found.workspace.as_deref().map(workspace_scope).transpose()?;
+        let base = self.base.read().await;
+        let (own, rules) = self.rules_for(&base, request.rules).await?;
         let (notes, inbox) = mpsc::channel(NOTES);
         let container = Arc::new(Container { name: found.name.clone(), id: found.id });
         let log = Log::open(&audit::directory(), &container.name, &container.id)?;
@@ -356,6 +371,8 @@ impl Service {
             path: found.path,
             respond: request.respond.into(),
             workspace: found.inside,
+            own,
+            rules: rules.into(),
             viewers: Viewers::default(),
             onlookers: 0.into(),
             notes,
@@ -382,6 +399,7 @@ impl Service {
         self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
         let entry = Entry { watching: Arc::clone(&watching), over: None };
         self.watches().insert(found.name, entry);
+        drop(base);
         self.changed.notify_waiters();
         let (ended, mut over) = mpsc::channel(1);
         tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended));
@@ -394,6 +412,29 @@ impl Service {
             }
         });
         Ok(watching.describe())
+    }
+
+    /// The rules for a watch that brings these: those of another that has brought the same, or new ones.
+    async fn rules_for(&self, base: &Base, own: OwnRules) -> Result<(Arc<OwnRules>, Arc<InForce>), Refusal> {
+        own.check()?;
+        let same = self.live().into_iter().find(|watching| *watching.watched.own == own);
+        let same = same.map(|watching| (Arc::clone(&watching.watched.own), watching.watched.rules()));
+        if let Some((own, rules)) = same.filter(|(_, rules)| base.is_under(rules)) {
+            return Ok((own, rules));
+        }
+        let own = Arc::new(own);
+        let (base, brought) = (base.clone(), Arc::clone(&own));
+        let compiled = tokio::task::spawn_blocking(move || base.with(&brought)).await;
+        let rules = compiled.map_err(|error| Refusal::internal(error.to_string()))??;
+        give_back();
+        Ok((own, rules))
+    }
+
+    /// The watches that are not over.
+    fn live(&self) -> Vec<Arc<Watching>> {
+        let watches = self.watches();
+        let live = watches.values().filter(|entry| entry.over.is_none());
+        live.map(|entry| Arc::clone(&entry.watching)).collect()
     }
 
     /// The sensor's holes, less those that an instance's configuration closes. What it was configured to be when its
@@ -672,24 +713,78 @@ async fn reload(
         let words = "only root may change the rules in force; run: sudo coi rules reload".into();
         return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
     }
-    let _one = service.reloading.lock().await;
-    let (files, config) = (service.rule_files.clone(), service.config.clone());
-    let load = move || {
-        let config = Config::read(config.as_deref())?;
-        rulefiles::load(files.as_deref(), &config.rules)
+    // The caller may go away; what was begun is carried through.
+    let reloaded = tokio::spawn(async move { service.reload().await });
+    reloaded.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
+}
+
+impl Service {
+    /// Has every watch judged by the rules as they are now, or none. What a watch has brought may not go with them any
+    /// more; it keeps the rules that it has, and that is said.
+    async fn reload(&self) -> Result<Reloaded, Refusal> {
+        let mut base = self.base.write().await;
+        let (files, config) = (self.rule_files.clone(), self.config.clone());
+        let live = self.live();
+        let brought: Vec<_> = live.iter().map(|watching| Arc::clone(&watching.watched.own)).collect();
+        let compile = move || {
+            let base = Base::load(files.as_deref(), config.as_deref())?;
+            let compiled = compile_all(&base, brought);
+            Ok::<_, RuleFilesError>((base, compiled))
+        };
+        let compiled = tokio::task::spawn_blocking(compile).await;
+        let compiled = compiled.map_err(|error| Refusal::internal(error.to_string()))?;
+        let (new, compiled) = compiled.map_err(|error| {
+            let words = format!("the rules that were in force stay in force; {error}");
+            tracing::warn!("{words}");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "rules", words)
+        })?;
+        let mut rules: Vec<NewRules> = Vec::new();
+        let mut misfits = Vec::new();
+        for (watching, compiled) in live.into_iter().zip(compiled) {
+            match compiled {
+                Ok(compiled) => rules.push((Arc::clone(&watching.watched), compiled)),
+                Err(why) => misfits.push((watching, why)),
+            }
+        }
+        self.pipeline.use_rules(rules).await??;
+        *base = new;
+        let rules = base.count();
+        self.rules.store(rules, Ordering::Relaxed);
+        drop(base);
+        give_back();
+        tracing::info!(rules, "the rules were read again");
+        let mut kept = Vec::new();
+        for (watching, why) in misfits {
+            let container = &watching.watched.container;
+            let words =
+                format!("it keeps its rules, since its own do not go with the machine's any more: {why}");
+            tracing::warn!(name = container.name, "{words}");
+            watching.record(audit::note(container, &words), true).await;
+            kept.push(Kept { watch: container.name.clone(), why });
+        }
+        Ok(Reloaded { rules, kept })
+    }
+}
+
+/// The rules for watches that have brought these, in the same order; those that have brought the same share theirs.
+fn compile_all(base: &Base, brought: Vec<Arc<OwnRules>>) -> Vec<Result<Arc<InForce>, String>> {
+    let mut done: Vec<(Arc<OwnRules>, Result<Arc<InForce>, String>)> = Vec::new();
+    let compile = |own: Arc<OwnRules>| match done.iter().find(|(other, _)| *other == own) {
+        Some((_, rules)) => rules.clone(),
+        None => {
+            let rules = base.with(&own).map_err(|errors| drawn(&errors));
+            done.push((own, rules.clone()));
+            rules
+        }
     };
-    let loaded = tokio::task::spawn_blocking(load).await;
-    let set = loaded.map_err(|error| Refusal::internal(error.to_string()))?.map_err(|error| {
-        let words = format!("the rules that were in force stay in force: {error}");
-        tracing::warn!("{words}");
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "rules", words)
-    })?;
-    let rules = in_force(&set);
-    service.pipeline.use_rules(Arc::new(set)).await??;
-    service.rules.store(rules, Ordering::Relaxed);
-    give_back();
-    tracing::info!(rules, "the rules were read again");
-    Ok(Json(Reloaded { rules }))
+    brought.into_iter().map(compile).collect()
+}
+
+/// Those of these files that are not among the others.
+fn passed_over(these: &OwnRules, others: &OwnRules) -> Vec<String> {
+    let user = these.user.iter().filter(|file| !others.user.contains(file));
+    let workspace = these.workspace.iter().filter(|file| !others.workspace.contains(file));
+    user.chain(workspace).map(|file| file.name.clone()).collect()
 }
 
 /// Gives back to the system what loading programs or rules took and needs no more: several times what stays.
@@ -699,10 +794,6 @@ fn give_back() {
     unsafe {
         nix::libc::malloc_trim(0);
     }
-}
-
-fn in_force(rules: &RuleSet) -> usize {
-    rules.rules().iter().filter(|rule| rule.enabled).count()
 }
 
 #[derive(Deserialize)]
@@ -746,7 +837,8 @@ async fn events(
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
         Form::Recording => {
-            vec![recording::header(&watching.watched.container.name, recording::Holds::Everything) + "\n"]
+            let Watched { container, own, .. } = &*watching.watched;
+            vec![recording::header(&container.name, recording::Holds::Everything, own) + "\n"]
         }
     };
     let container = Arc::clone(&watching.watched.container);
@@ -840,6 +932,22 @@ impl From<OrderError> for Refusal {
             OrderError::Respond(error) => error.into(),
             OrderError::Ended(error) => error.into(),
         }
+    }
+}
+
+impl From<TooMuch> for Refusal {
+    fn from(error: TooMuch) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rules", error.to_string())
+    }
+}
+
+impl From<Vec<RuleError>> for Refusal {
+    fn from(errors: Vec<RuleError>) -> Self {
+        let words = format!(
+            "the rules of the user or the workspace are wrong, and nothing runs without them:\n{}",
+            drawn(&errors)
+        );
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rules", words)
     }
 }
 

@@ -88,6 +88,7 @@ impl Watching {
             alerts: self.alerts.load(Ordering::Relaxed),
             lost: events.values().map(|tally| tally.lost + tally.throttled).sum(),
             events,
+            passed_over: Vec::new(),
         }
     }
 

@@ -172,7 +172,6 @@ fn a_thawed_container_is_frozen_by_the_same_sweep_again() {
 
 #[test]
 fn volume_alone_freezes_where_it_is_told_to() {
-    use crate::monitor::rules::Overrides;
     let sweep = "event = 'read', repeat = 20, every = '10ms', process.executable = '/usr/bin/cat', coi.io.bytes = '10MiB'";
     assert_eq!(stops(&[sweep]), Vec::<String>::new());
     let overrides =

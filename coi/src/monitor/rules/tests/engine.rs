@@ -3,7 +3,7 @@
 use super::*;
 use crate::monitor::{
     event::EventKind,
-    rules::{Amount, AtLeast, Counters, KindSet, Override, Overrides, Severity},
+    rules::{Amount, AtLeast, Counters, KindSet, Override, Severity},
 };
 
 /// A rule with the usual beginning.
@@ -440,7 +440,7 @@ fn what_undoes_a_sequence_is_wanted_too() {
 
 #[test]
 fn an_action_is_the_rules_own_or_its_severitys() {
-    use crate::monitor::rules::{Action, Overrides};
+    use crate::monitor::rules::Action;
     let text = rule("event = 'exec'\ncondition = 'true'");
     let own = text.replace("severity = 'high'", "severity = 'high'\naction = 'log'");
     assert_eq!(rules(&text).rules()[0].action(), Action::Freeze);
@@ -452,7 +452,6 @@ fn an_action_is_the_rules_own_or_its_severitys() {
 
 #[test]
 fn exceptions_can_be_added_from_outside() {
-    use crate::monitor::rules::Overrides;
     let text = "[lists]\nours = ['a', 'b']\n".to_owned()
         + &rule("event = 'exec'\ncondition = 'true'\nsuppress = { for = '0s' }");
     let set = rules(&text);

@@ -6,6 +6,7 @@ mod conditions;
 mod diagnostics;
 mod engine;
 mod explain;
+mod layers;
 mod lint;
 mod printed;
 mod robustness;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use jiff::civil::{Date, date};
 
-use super::{Alert, Engine, RuleError, RuleSet, Source, sample::Sample, testing::records};
+use super::{Alert, Engine, Overrides, RuleError, RuleSet, Source, sample::Sample, testing::records};
 
 const TODAY: Date = date(2026, 7, 1);
 

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::*;
 use crate::monitor::event::{EventKind, Field};
 use crate::monitor::rules::{
-    builtin_sources,
+    Origin, builtin_sources,
     check::{Condition, Definitions},
     load,
     message::{Part, Template},
@@ -18,7 +18,7 @@ use crate::monitor::rules::{
 
 /// Rules as a file. What a rule is made of is taken apart by name, so that a new key cannot be forgotten here.
 fn printed(rules: &[Rule], definitions: &Definitions) -> String {
-    let Definitions { lists, macros } = definitions;
+    let Definitions { lists, macros, .. } = definitions;
     let operand = |operand: &Operand| match operand {
         Operand::Text(text) => Value::from(text.as_str()),
         Operand::Number(number) => (*number).into(),
@@ -48,6 +48,9 @@ fn rule_table(rule: &Rule) -> Table {
         kinds: _,
         enabled,
         exceptions,
+        // Whose a rule is, is not said in it.
+        origin: _,
+        administered: _,
         place: _,
         steps,
         pattern,
@@ -230,13 +233,17 @@ fn meaning(rule: &Rule) -> String {
 /// The rules of a file, printed and read again, are the same rules.
 #[track_caller]
 fn assert_same(sources: &[Source]) {
-    let read = |sources: &[Source]| match load::load(sources, TODAY) {
+    let read = |sources: &[Source]| match load::load(
+        sources,
+        &RuleSet::compile(&[], TODAY).unwrap(),
+        Origin::Builtin,
+    ) {
         Ok(loaded) => loaded,
         Err(errors) => panic!("{errors:#?}\n{}", sources[0].text),
     };
-    let (rules, definitions) = read(sources);
+    let load::Loaded { rules, definitions, .. } = read(sources);
     let text = printed(&rules, &definitions);
-    let (again, _) = read(&[source(&text)]);
+    let again = read(&[source(&text)]).rules;
     assert_eq!(rules.len(), again.len(), "{text}");
     for (rule, again) in rules.iter().zip(&again) {
         let (rule, again) = (meaning(rule), meaning(again));

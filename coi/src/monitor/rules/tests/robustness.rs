@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::monitor::rules::{Overrides, builtin_sources, recording, sigma};
+use crate::monitor::rules::{builtin_sources, recording, sigma};
 
 /// Compiles, and shows what is wrong: it steers no terminal.
 fn judge(text: &str) {
@@ -100,7 +100,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_recording_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC*") {
-        let header = recording::header("x", recording::Holds::Everything);
+        let header = recording::header("x", recording::Holds::Everything, &crate::monitor::rules::OwnRules::default());
         let all = [&bytes, [header.as_bytes(), b"\n", &bytes].concat().as_slice(), [header.as_bytes(), b"\n", text.as_bytes()].concat().as_slice()]
             .map(recording::Reader::all);
         for error in all.into_iter().filter_map(Result::err) {
