@@ -24,7 +24,7 @@ mod viewer;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
@@ -59,11 +59,12 @@ const AT_ONCE: usize = 4;
 
 static DAEMON: Shared<Daemon> = Shared::new();
 
-/// One test's own workspace, with the daemon and the command line.
+/// One test's own workspace and home, with the daemon and the command line.
 #[derive(Debug)]
 pub struct Coi {
     daemon: Arc<Daemon>,
     workspace: TempDir,
+    home: TempDir,
     _turn: Turn,
 }
 
@@ -108,7 +109,33 @@ impl Coi {
     fn with(daemon: Arc<Daemon>, turn: Turn) -> Self {
         let workspace = tempfile::Builder::new().prefix("coi-e2e-").tempdir().unwrap();
         chown(workspace.path(), Some(USER), Some(USER)).unwrap();
-        Self { daemon, workspace, _turn: turn }
+        let home = tempfile::Builder::new().prefix("coi-e2e-home-").tempdir().unwrap();
+        Self { daemon, workspace, home, _turn: turn }
+    }
+
+    /// Another workspace of the same user, with the same daemon.
+    pub fn beside(&self) -> Self {
+        let beside = Self::with(Arc::clone(&self.daemon), Turn::take());
+        let rules = self.home.path().join(".coi/rules");
+        for file in fs::read_dir(rules).into_iter().flatten().flatten() {
+            beside.user_rules(file.file_name().to_str().unwrap(), &fs::read_to_string(file.path()).unwrap());
+        }
+        beside
+    }
+
+    /// Writes a rule file of the user's.
+    pub fn user_rules(&self, name: &str, text: &str) {
+        let directory = self.home.path().join(".coi/rules");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(name), text).unwrap();
+    }
+
+    /// The directory of the workspace's own rules, which is made.
+    pub fn workspace_rules(&self) -> PathBuf {
+        let directory = self.workspace().join(".coi/rules");
+        fs::create_dir_all(&directory).unwrap();
+        chown(&directory, Some(USER), Some(USER)).unwrap();
+        directory
     }
 
     /// The daemon.
@@ -162,7 +189,7 @@ impl Coi {
     /// `coi ARGUMENTS` with this daemon, in the workspace.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.daemon.command(arguments);
-        command.current_dir(self.workspace());
+        command.current_dir(self.workspace()).env("HOME", self.home.path());
         command
     }
 

@@ -401,7 +401,9 @@ fn events(kinds: &[EventKind]) -> String {
 impl RuleError {
     /// Drawn in its place, without colours.
     pub fn drawn(&self) -> String {
-        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
+        // How wide the screen is that it is shown on, nobody knows here.
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor());
+        let handler = handler.with_wrap_lines(false);
         let mut text = String::new();
         // Where it cannot be drawn, its one line says as much.
         if handler.render_report(&mut text, self).is_err() {
