@@ -25,7 +25,8 @@ fn coi(directory: &Path, line: &str) -> Said {
     });
     // No daemon has a say in this.
     let socket = directory.join("no-daemon.sock");
-    let output = command.args(words).current_dir(directory).env("COI_SOCKET", socket).output().unwrap();
+    command.args(words).current_dir(directory).env("COI_SOCKET", socket).env("HOME", directory.join("home"));
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Said { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
 }
@@ -109,6 +110,50 @@ fn the_walk_of_the_documentation() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{text}\n{test}\n")).unwrap();
     assert_eq!(coi(dir, "rules test no-miner --rules rules").out, "3 passed, 0 failed\n");
+}
+
+#[test]
+fn the_rules_of_a_user_and_a_workspace() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    for place in ["home", "app", "rules"] {
+        fs::create_dir_all(dir.join(place).join(".coi/rules")).unwrap();
+    }
+    let mine = "[rules.credential-files]\nexceptions = [{ condition = \"process.name == 'deploy'\", reason = \"its job\" }]";
+    assert!(WALK.contains(mine), "docs/authoring.md does not have this: {mine}");
+    fs::write(dir.join("home/.coi/rules/mine.toml"), mine).unwrap();
+    let theirs = dir.join("app/.coi/rules/theirs.toml");
+    let stricter = "[rules.bulk-read-volume]\nenabled = true\nat_least = \"100MiB\"";
+    assert!(WALK.contains(stricter), "docs/authoring.md does not have this: {stricter}");
+    fs::write(&theirs, stricter).unwrap();
+    let checked = coi(dir, "rules check --workspace app");
+    assert_eq!(checked.code, 0, "{}", checked.err);
+
+    fs::write(&theirs, mine).unwrap();
+    let refused = coi(dir, "rules check --workspace app");
+    assert_eq!(refused.code, 6);
+    let written = "a workspace may only tighten rules, and this adds an exception";
+    assert!(WALK.replace('\n', " ").contains(written) && refused.err.contains(written), "{}", refused.err);
+    // In another workspace nothing is wrong; in one that has the home in it, one's own rules are no better.
+    assert_eq!(coi(dir, "rules check --workspace rules").code, 0);
+    let inside = coi(dir, "rules check");
+    assert!(inside.code == 6 && inside.err.contains("mine.toml"), "{}", inside.err);
+
+    fs::write(&theirs, RULE.replace("\"r\"", "\"theirs\"")).unwrap();
+    let list = coi(dir, "rules list --workspace app").out;
+    assert!(list.contains("theirs                           high     freeze workspace t\n"), "{list}");
+
+    // A recording has them with it.
+    let own = serde_json::json!({ "user": [], "workspace": [{ "name": "theirs.toml", "text": RULE }] });
+    let header = format!(r#"{{"coi.recording":1,"holds":"everything","rules":{own}}}"#);
+    let recorded = session().replacen(r#"{"coi.recording":1,"holds":"everything"}"#, &header, 1);
+    fs::write(dir.join("session.jsonl"), recorded).unwrap();
+    assert_eq!(coi(dir, "rules replay session.jsonl").out.lines().count(), 2);
+    assert_eq!(coi(dir, "rules replay session.jsonl --without-own").out, "");
+    let milder = own.to_string().replace("[[rule]]", "[rules.bulk-read]\\nenabled = false\\n[[rule]]");
+    let text = fs::read_to_string(dir.join("session.jsonl")).unwrap().replace(&own.to_string(), &milder);
+    fs::write(dir.join("session.jsonl"), text).unwrap();
+    assert_eq!(coi(dir, "rules replay session.jsonl").code, 6);
 }
 
 const RULE: &str = "[[rule]]\nid = \"r\"\ntitle = \"t\"\nseverity = \"high\"\nevent = \"exec\"\n\

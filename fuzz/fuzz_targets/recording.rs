@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use coi::monitor::rules::{
-    RuleSet, builtin_sources,
+    OwnRules, RuleSet, builtin_sources,
     recording::{Holds, Reader, Replay, header},
 };
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ static RULES: LazyLock<Arc<RuleSet>> =
 
 fuzz_target!(|bytes: &[u8]| {
     drop(Reader::all(bytes));
-    let with_header = [header("fuzz", Holds::Everything).as_bytes(), b"\n", bytes].concat();
+    let with_header = [header("fuzz", Holds::Everything, &OwnRules::default()).as_bytes(), b"\n", bytes].concat();
     let Ok(entries) = Reader::all(&with_header) else { return };
     let mut replay = Replay::new(RULES.clone());
     let mut alerts = Vec::new();

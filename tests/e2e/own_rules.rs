@@ -1,12 +1,14 @@
 //! Rules that a user and a workspace bring: they hold for what they came with, and make nothing milder that they may
 //! not.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use coi_tests::{Cgroup, Coi, Gate, TINY, USER, Viewer, end, fired, incus, program};
+use coi_tests::{Cgroup, Coi, Gate, Reached, TINY, USER, Viewer, end, fired, incus, program};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -60,7 +62,8 @@ fn they_hold_for_what_they_came_with() {
     let gates = [&coi, &other].map(|coi| Gate::new(coi, "gate"));
     let script = script + "; read x <gate";
     let all = [&coi, &other].map(|coi| coi.start(&["run", "--image", TINY, "--", "sh", "-c", &script]));
-    gates.map(Gate::reached).map(|gate| gate.open());
+    let gates = gates.map(Gate::reached);
+    gates.into_iter().for_each(Reached::open);
     let ended = all.map(|run| run.finish().expect(0));
     let fired = [&coi, &other].map(|coi| fired(&coi.audit(&coi.container())).into_iter().collect::<Vec<_>>());
     assert_eq!(fired[0], ["user-rule", "workspace-file", "workspace-rule"]);
@@ -198,11 +201,13 @@ fn a_reload_leaves_each_its_own() {
     fs::remove_file(base("wrong.toml")).unwrap();
     one.coi(&["rules", "reload"]).expect(0);
 
-    gates.map(|(begin, end)| {
+    for (begin, end) in gates {
         begin.open();
         end.reached().open();
-    });
-    all.map(|run| run.finish().expect(0));
+    }
+    for run in all {
+        run.finish().expect(0);
+    }
     let fired = [&one, &two].map(|coi| fired(&coi.audit(&coi.container())).into_iter().collect::<Vec<_>>());
     assert_eq!(fired[0], ["base-rule", "one-rule"]);
     assert_eq!(fired[1], ["base-rule", "two-rule", "workspace-file"]);

@@ -110,15 +110,15 @@ impl Reader<'_> {
             let same = theirs.as_ref().is_some_and(|theirs| theirs.is(&rules.stat));
             // What can be written from inside the container is the workspace's, whoever calls it theirs.
             match (inside, same) {
-                (false, _) => rules.files(vec![self.uid], &mut own, |own| &mut own.user)?,
+                (false, _) => rules.files(&[self.uid], &mut own, |own| &mut own.user)?,
                 (true, true) => {}
-                (true, false) => rules.files(vec![self.uid], &mut own, |own| &mut own.workspace)?,
+                (true, false) => rules.files(&[self.uid], &mut own, |own| &mut own.workspace)?,
             }
         }
         if let (Some(place), Some(rules)) = (place, theirs) {
             let mut owners = vec![place.stat.st_uid, self.uid];
             owners.dedup();
-            rules.files(owners, &mut own, |own| &mut own.workspace)?;
+            rules.files(&owners, &mut own, |own| &mut own.workspace)?;
         }
         Ok(own)
     }
@@ -194,13 +194,13 @@ impl Place {
     /// Reads its rule files, by name, to where they belong.
     fn files(
         &self,
-        owners: Vec<u32>,
+        owners: &[u32],
         own: &mut OwnRules,
         to: impl Fn(&mut OwnRules) -> &mut Vec<RuleText>,
     ) -> Result<()> {
         for name in self.names()? {
             let path = format!("{}/{}", self.path, safe(&String::from_utf8_lossy(&name)));
-            let file = open_file(self.directory.as_fd(), &name, &path, &owners)?;
+            let file = open_file(self.directory.as_fd(), &name, &path, owners)?;
             let used: usize = own.files().map(|file| file.name.len() + file.text.len()).sum();
             let room = MOST_BYTES.saturating_sub(used);
             let mut text = Vec::new();

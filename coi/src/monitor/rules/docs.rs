@@ -19,6 +19,7 @@ TOML. Every key is known or an error. Lists and macros are shared by all files.
 | `[lists]` `name = [...]` | Values under a name: `field in @name`. |
 | `[macros]` `name = \"condition\"` | A condition under a name: `$name`. |
 | `[[rule]]` | A rule, see below. |
+| `[rules.ID]` | A change to a rule, see [Overrides](#overrides). |
 
 ## A rule
 
@@ -41,7 +42,8 @@ TOML. Every key is known or an error. Lists and macros are shared by all files.
 
 ## Overrides
 
-In `/etc/coi/config.toml`, for a rule that exists:
+In `/etc/coi/config.toml` or any rule file, for a rule that exists. Who may make which rule milder is said in
+`docs/authoring.md`.
 
 ```toml
 [rules.bulk-read-volume]

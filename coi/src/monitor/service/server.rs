@@ -766,9 +766,12 @@ impl Service {
     }
 }
 
+/// Rules, or what is wrong with them, drawn.
+type Compiled = Result<Arc<InForce>, String>;
+
 /// The rules for watches that have brought these, in the same order; those that have brought the same share theirs.
-fn compile_all(base: &Base, brought: Vec<Arc<OwnRules>>) -> Vec<Result<Arc<InForce>, String>> {
-    let mut done: Vec<(Arc<OwnRules>, Result<Arc<InForce>, String>)> = Vec::new();
+fn compile_all(base: &Base, brought: Vec<Arc<OwnRules>>) -> Vec<Compiled> {
+    let mut done: Vec<(Arc<OwnRules>, Compiled)> = Vec::new();
     let compile = |own: Arc<OwnRules>| match done.iter().find(|(other, _)| *other == own) {
         Some((_, rules)) => rules.clone(),
         None => {

@@ -8,7 +8,7 @@ use crate::monitor::{
     rules::{
         builtin_sources,
         model::At,
-        wanted::{Form, NameTest, Only, Opens, accepts},
+        wanted::{Form, NameTest, Only, Opens, Wanted, accepts},
     },
 };
 
@@ -203,6 +203,23 @@ proptest! {
                 Opens::Some(tests) => tests.iter().any(|test| accepts(test, open)),
             };
             prop_assert!(accepted, "{condition} matches {open:?} but is {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_want_is_what_either_accepts(one in condition(), other in condition(), opened in proptest::collection::vec(open(), 1..16)) {
+        let wanted = |condition: &str| compile(&rule(condition)).ok().map(|set| set.wanted());
+        let (Some(one), Some(other)) = (wanted(&one), wanted(&other)) else { return Ok(()) };
+        let both = one.union(&other);
+        prop_assert!(both.covers(&one) && both.covers(&other), "{one:?} {other:?}");
+        for open in &opened {
+            let accepted = |wanted: &Wanted| match &wanted.opens {
+                Opens::None => false,
+                Opens::All => true,
+                Opens::Some(tests) => tests.iter().any(|test| accepts(test, open)),
+            };
+            prop_assert_eq!(accepted(&both), accepted(&one) || accepted(&other), "{:?} {:?}", one, other);
+            prop_assert!(!one.covers(&other) || accepted(&one) >= accepted(&other), "{one:?} {other:?}");
         }
     }
 }
