@@ -28,15 +28,23 @@ use crate::monitor::event::{EventKind, Field, Type};
 const REGEX_LIMIT: usize = 256 << 10;
 /// How many parts a condition may have once its macros are in their places.
 const PARTS: usize = 4096;
-/// How much the conditions of a layer may weigh that a user or a workspace brings. A macro or list is compiled wherever
-/// it is used, so that little text can become much; the weights are what it takes in KiB, or in time, roughly and at
-/// most.
-pub(super) const ROOM: usize = 1 << 16;
+/// How much a user's conditions may weigh. A macro or list is compiled wherever it is used, so that little text can
+/// become much; and one thread judges for all containers. The weights are what it takes in KiB or in time, roughly and
+/// at most.
+const USER_ROOM: usize = 1 << 16;
+/// How much a workspace's may.
+const WORKSPACE_ROOM: usize = 1 << 14;
 /// A part of a condition.
 pub(super) const PART: usize = 4;
+/// A test of each of a list's texts, beyond that.
+const EACH: usize = 12;
+/// A text that something may begin or end with.
+const END: usize = 16;
 /// A regular expression: forwards and backwards, with room to run in.
 pub(super) const PATTERN: usize = 4 * (REGEX_LIMIT >> 10);
-/// Each byte of a text to look for, or of a glob: a state, with its way on for each byte there is.
+/// What looks for texts or globs.
+const SEARCH: usize = 64;
+/// Each byte of these: a state, with its way on for each byte there is.
 pub(super) const NEEDLE: usize = 4;
 
 /// A text in a rule file, and where each of its bytes is.
@@ -112,13 +120,15 @@ fn raw_offset(raw: &str, meant: usize, begins: bool) -> usize {
 pub(super) struct Definitions {
     pub(super) lists: HashMap<String, List>,
     pub(super) macros: HashMap<String, Macro>,
-    /// How much more the conditions of this layer may take.
+    /// How much more the conditions of this layer may weigh.
     room: AtomicUsize,
+    /// Whether they may have regular expressions: what one costs nobody can foresee.
+    regexes: bool,
 }
 
 impl Default for Definitions {
     fn default() -> Self {
-        Self { lists: HashMap::new(), macros: HashMap::new(), room: usize::MAX.into() }
+        Self { lists: HashMap::new(), macros: HashMap::new(), room: usize::MAX.into(), regexes: true }
     }
 }
 
@@ -127,9 +137,11 @@ impl Definitions {
     pub(super) fn for_layer(&self, origin: Origin) -> Self {
         let room = match origin {
             Origin::Builtin | Origin::System => usize::MAX,
-            Origin::User | Origin::Workspace => ROOM,
+            Origin::User => USER_ROOM,
+            Origin::Workspace => WORKSPACE_ROOM,
         };
-        Self { lists: self.lists.clone(), macros: self.macros.clone(), room: room.into() }
+        let regexes = origin != Origin::Workspace;
+        Self { lists: self.lists.clone(), macros: self.macros.clone(), room: room.into(), regexes }
     }
 
     /// Whether there is room for so much more; then it is taken.
@@ -329,9 +341,10 @@ impl<'a> Checker<'a> {
         let alone = self.alone;
         let inner: Vec<RuleError> = self.errors.drain(before..).collect();
         self.errors.extend(inner.into_iter().filter_map(|error| match error.kind() {
-            RuleErrorKind::NotCarried { .. } | RuleErrorKind::TooLarge(_) | RuleErrorKind::NoRoom => {
-                Some(place.error(error.kind().clone()))
-            }
+            RuleErrorKind::NotCarried { .. }
+            | RuleErrorKind::TooLarge(_)
+            | RuleErrorKind::NoRoom
+            | RuleErrorKind::NoRegex => Some(place.error(error.kind().clone())),
             RuleErrorKind::MacroCycle(_) if alone => Some(error),
             _ => None,
         }));
@@ -344,6 +357,9 @@ impl<'a> Checker<'a> {
             let message = format!("`{}` is not a list of texts", field.def().name);
             let help = "any() and all() are for lists; write the test without them";
             return self.error(&name.span, RuleErrorKind::Conflict { message, help });
+        }
+        if self.take(&name.span, EACH).is_none() {
+            return WRONG;
         }
         let Some((negated, test)) = self.text_test(field, test) else { return WRONG };
         if any { Expr::Any { field, negated, test } } else { Expr::All { field, negated, test } }
@@ -481,6 +497,9 @@ impl<'a> Checker<'a> {
             Operand::Text(text) => Ok(Some((text.clone().into_boxed_str(), spot.clone()))),
             _ => Ok(None),
         })?;
+        if matches!(test.operator, StartsWith | EndsWith) {
+            self.take(&test.operator_span, texts.len() * END)?;
+        }
         let strings =
             |texts: Vec<(Box<str>, Spot)>| texts.into_iter().map(|(text, _)| text).collect::<Box<[_]>>();
         let compiled = match (test.operator, texts.as_mut_slice()) {
@@ -493,6 +512,10 @@ impl<'a> Checker<'a> {
                 &test.operator_span,
             )?),
             (Glob, _) => TextTest::Glob(self.globs(&texts, &test.operator_span)?),
+            (Regex, _) if !self.definitions.regexes => {
+                self.error(&test.operator_span, RuleErrorKind::NoRegex);
+                return None;
+            }
             (Regex, _) => {
                 for (text, spot) in &texts {
                     if let Err(kind) = build_regex(text) {
@@ -516,7 +539,7 @@ impl<'a> Checker<'a> {
     }
 
     fn needles(&mut self, texts: Box<[Box<str>]>, any_case: bool, span: &Span) -> Option<Needles> {
-        self.take(span, texts.iter().map(|text| text.len() * NEEDLE).sum())?;
+        self.take(span, SEARCH + texts.iter().map(|text| text.len() * NEEDLE).sum::<usize>())?;
         let automaton =
             AhoCorasick::builder().ascii_case_insensitive(any_case).build(texts.iter().map(|text| &**text));
         match automaton {
@@ -535,7 +558,7 @@ impl<'a> Checker<'a> {
 
     /// Globs as one regular expression, which is found out about in one pass however many they are.
     fn globs(&mut self, patterns: &[(Box<str>, Spot)], span: &Span) -> Option<Globs> {
-        self.take(span, patterns.iter().map(|(pattern, _)| pattern.len() * NEEDLE).sum())?;
+        self.take(span, SEARCH + patterns.iter().map(|(pattern, _)| pattern.len() * NEEDLE).sum::<usize>())?;
         let mut all = Vec::new();
         for (pattern, spot) in patterns {
             match GlobBuilder::new(pattern).literal_separator(true).build() {

@@ -9,7 +9,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
 use super::{
-    check::{NEEDLE, PART, PATTERN, ROOM},
+    check::{NEEDLE, PART, PATTERN},
     layer::Bound,
     message::{is_unsafe, safe},
     model::Source,
@@ -197,8 +197,11 @@ pub enum RuleErrorKind {
     #[error("this condition is too {0}")]
     TooLarge(&'static str),
     /// What a user or a workspace brings takes too much memory.
-    #[error("these rules weigh too much: what users and workspaces bring may weigh {ROOM}")]
+    #[error("these rules weigh too much for what a user or a workspace brings")]
     NoRoom,
+    /// A workspace's rules have a regular expression.
+    #[error("a workspace's rules may not use `regex`")]
+    NoRegex,
     /// Somebody makes a rule milder who may not.
     #[error("{}, and this {how}", bound.reason())]
     Loosens {
@@ -322,9 +325,12 @@ impl RuleErrorKind {
             }
             Self::TooLarge(_) => Some("split it into two rules, or use a list".into()),
             Self::NoRoom => Some(format!(
-                "a part of a condition weighs {PART}, a regex {PATTERN}, a byte of a glob or a `contains` {NEEDLE}, and what \
-                 is in a macro or list so wherever it is used; use fewer, or have them in /etc/coi/rules.d"
+                "a part of a condition weighs {PART} or more, a regex {PATTERN}, a byte of a glob or a `contains` {NEEDLE}, \
+                 and what is in a macro or list so wherever it is used; use fewer, or have them in /etc/coi/rules.d"
             )),
+            Self::NoRegex => {
+                Some("use contains, starts_with, ends_with or glob; what a regex costs, all containers would wait for".into())
+            }
             Self::Loosens { bound, .. } => Some(bound.help().into()),
             Self::MacroCycle(_) => Some("a macro can only use macros that do not lead back to it".into()),
             Self::Conflict { help, .. } => Some((*help).to_owned()),
@@ -351,6 +357,7 @@ impl RuleErrorKind {
             Self::NotCarried { .. } => "never there",
             Self::RegexTooLarge { .. } | Self::TooLarge(_) | Self::NoRoom => "too much",
             Self::Loosens { .. } => "milder",
+            Self::NoRegex => "not here",
             Self::Empty(_) => "nothing in it",
             Self::Unused { .. } => "not used",
             Self::Unreachable(_) => "never true",

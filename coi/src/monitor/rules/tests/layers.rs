@@ -150,20 +150,37 @@ fn what_others_bring_takes_only_so_much() {
     };
     let many = format!("[macros]\nmany = \"{}\"\n", uses("process.pid == 1", 2000));
     let parts: String = (0..10).map(|n| rule(&format!("r{n}"), "$many")).collect();
-    let mut shown = None;
-    for text in [
-        list + &rule("r", &uses("process.name in @names", 200)),
-        needles + &rule("r", "process.name contains @names"),
-        patterns(65),
-        many + &parts,
-    ] {
-        for errors in [workspace(&text), user(&text, Leeway::Full)].map(Result::unwrap_err) {
-            assert_eq!(errors.len(), 1, "{errors:?}");
-            assert!(errors[0].to_string().contains("these rules weigh too much"), "{}", errors[0]);
-            shown = Some(errors[0].drawn());
-        }
+    let ends = format!("[lists]\nnames = [{}]\n", vec!["'x'"; 5000].join(", "));
+    let each = vec!["any(process.args, == 'x')"; 1000];
+    let weighs = |text: &str, set: Result<RuleSet, Vec<RuleError>>| {
+        let errors = set.unwrap_err();
+        assert_eq!(errors.len(), 1, "{text}");
+        assert!(errors[0].to_string().contains("these rules weigh too much"), "{}", errors[0]);
+        errors[0].drawn()
+    };
+    let list = list + &rule("r", &uses("process.name in @names", 200));
+    let needles = needles + &rule("r", "process.name contains @names");
+    let many = many + &parts;
+    let ends = ends + &rule("r", "any(process.args, starts_with @names)");
+    for text in [&list, &needles, &many, &ends] {
+        weighs(text, workspace(text));
+        weighs(text, user(text, Leeway::Full));
     }
-    assert_snapshot!(shown.unwrap());
-    assert!(workspace(&patterns(60)).is_ok());
+    assert_snapshot!(weighs(&list, workspace(&list)));
+    let each = rule("r", &each.join(" or ")) + &rule("s", &each.join(" or "));
+    weighs(&each, workspace(&each));
+    assert!(user(&each, Leeway::Full).is_ok());
+    weighs("patterns", user(&patterns(65), Leeway::Full));
+    assert!(user(&patterns(60), Leeway::Full).is_ok());
     assert!(compile(&patterns(65)).is_ok(), "nobody limits the administrator");
+}
+
+/// What the worst of them costs, all containers would wait for.
+#[test]
+fn a_workspace_has_no_regular_expressions() {
+    assert_snapshot!(drawn(workspace(&rule("r", "process.name regex 'a.*b'"))));
+    let below = compile("[macros]\nslow = \"process.name regex 'a.*b'\"\n").unwrap();
+    let errors = below.with_workspace(&file("theirs", &rule("r", "$slow"))).unwrap_err();
+    assert_eq!(errors[0].to_string(), "theirs:6:14: a workspace's rules may not use `regex`");
+    assert!(below.with_user(&file("mine", &rule("r", "$slow")), Leeway::Tighten).is_ok());
 }
