@@ -222,8 +222,9 @@ fn a_rule_with_a_typo() {
     let dir = rules.path().to_str().unwrap();
     let coi = Coi::without_daemon();
     let position = format!("{}:6:14", path.display());
-    let ended = coi.coi(&["daemon", "--rules", dir]);
-    one_line(ended, 6, &format!("{position}: there is no field `proces.name`"));
+    let ended = coi.coi(&["daemon", "--rules", dir]).expect(6);
+    let ended = ended.says(&format!("{position}: there is no field `proces.name`"));
+    ended.says("did you mean `process.name`?");
     assert_eq!(coi.daemon().pid(), None);
     let ended = coi.coi(&["rules", "test", "--rules", dir]).expect(2).says("there is no field `proces.name`");
     assert!(ended.stderr.contains(&position) && ended.stderr.contains("process.name"), "{}", ended.stderr);

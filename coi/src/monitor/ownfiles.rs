@@ -7,9 +7,12 @@
 //! are not looked at: editors make them.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
 };
 
@@ -90,7 +93,8 @@ type Result<T> = std::result::Result<T, OwnFilesError>;
 pub struct Reader<'a> {
     /// The user's id.
     pub uid: u32,
-    /// The user's home, if there is one.
+    /// The user's home, if there is one. One that belongs to somebody else is none: who keeps HOME while becoming
+    /// another has no rules there.
     pub home: Option<&'a Path>,
 }
 
@@ -100,7 +104,9 @@ impl Reader<'_> {
         let mut own = OwnRules::default();
         let place = workspace.map(Place::open).transpose()?;
         let theirs = place.as_ref().map(Place::rules).transpose()?.flatten();
-        if let Some(home) = self.home.filter(|home| home.is_dir())
+        let is_theirs =
+            |home: &&Path| fs::metadata(home).is_ok_and(|home| home.is_dir() && home.uid() == self.uid);
+        if let Some(home) = self.home.filter(is_theirs)
             && let Some(rules) = Place::open(home)?.rules()?
         {
             let inside = match &place {
@@ -282,11 +288,7 @@ fn kind(stat: &FileStat) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        os::unix::fs::{MetadataExt as _, symlink},
-        path::PathBuf,
-    };
+    use std::{os::unix::fs::symlink, path::PathBuf};
 
     use nix::unistd::{geteuid, mkfifo};
 
@@ -356,6 +358,10 @@ mod tests {
         let nobody = Reader { uid: 4711, home: Some(Path::new("/nonexistent")) };
         assert!(nobody.read(None).unwrap().is_empty());
         assert!(matches!(nobody.read(Some(Path::new("/nonexistent"))), Err(OwnFilesError::Read { .. })));
+        let places = Places::new();
+        symlink("/etc/shadow", places.home.join(".coi/rules/mine.toml")).unwrap();
+        let another = Reader { uid: geteuid().as_raw() + 1, home: Some(&places.home) };
+        assert!(another.read(None).unwrap().is_empty());
     }
 
     /// What runs in the container writes there, whoever's rules they are otherwise.
