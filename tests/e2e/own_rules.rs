@@ -8,7 +8,7 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use coi_tests::{Cgroup, Coi, Gate, Reached, TINY, USER, Viewer, end, fired, incus, program};
+use coi_tests::{Cgroup, Coi, Gate, Reached, TINY, USER, Viewer, end, eventually, fired, incus, program};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -131,6 +131,8 @@ fn what_the_administrator_has_set_stays() {
     refused(&coi, "the administrator has set this rule");
     coi.user_rules("mine.toml", "[rules.reverse-shell-socket]\nenabled = false\n");
     coi.coi(&["watch", "--", "true"]).expect(0);
+    // A watch that is still there keeps the rules that it had, and the reload says so.
+    eventually("the watch is over", || coi.ask("/v1/watches").1.as_array().is_some_and(Vec::is_empty));
     fs::write(&config, "[users]\nrules = \"tighten\"\n").unwrap();
     coi.coi(&["rules", "reload"]).expect(0);
     refused(&coi, "users may only tighten rules here");
