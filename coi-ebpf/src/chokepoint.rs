@@ -8,7 +8,6 @@
 //! seccomp filter refuses does not come this far.
 
 use aya_ebpf::{
-    EbpfContext as _,
     macros::{fexit, map},
     maps::Array,
     programs::FExitContext,

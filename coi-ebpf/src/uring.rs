@@ -213,8 +213,8 @@ impl Call for Completed {
     }
 }
 
-/// A request has been completed, in its owner's context. Costs, watched, what the system call's program does. Linux 6.10
-/// on: the types of what the tracepoint gives were others before.
+/// A request has been completed, in its owner's context. Costs, watched, what the system call's program does. Linux 6.18;
+/// not 6.12, where the types of what the tracepoint gives are others.
 #[btf_tracepoint(function = "io_uring_complete")]
 pub fn uring_complete(ctx: BtfTracePointContext) -> i32 {
     let request = ctx.arg::<u64>(1);

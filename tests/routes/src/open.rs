@@ -106,7 +106,7 @@ fn act(name: &str, open: impl FnOnce(&str) -> Result) -> Report {
 /// A file that its owner has closed to others, of whom this process becomes one.
 fn refused(name: &str, open: impl FnOnce(&str) -> Result) -> Report {
     let path = file(name, b"content");
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     call!(Native, libc::SYS_setuid, NOBODY).unwrap();
     let result = open(&path);
     let refused = result == Err(Errno(libc::EACCES));

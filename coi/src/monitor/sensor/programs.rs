@@ -64,10 +64,24 @@ pub(super) struct Attachment {
     pub(super) otherwise: Option<&'static str>,
     /// The ways to do it, as the tests name them.
     pub(super) routes: &'static [&'static str],
+    /// What else is not seen without it, unless a [`Chokepoint`] sees it.
+    also: &'static [Part],
+}
+
+/// A part of what is not seen.
+struct Part {
+    what: &'static str,
+    /// The [`Chokepoint`] that sees it where the kernel takes it, or 0.
+    told: u32,
+    routes: &'static [&'static str],
+}
+
+const fn part(what: &'static str, told: u32, routes: &'static [&'static str]) -> Part {
+    Part { what, told, routes }
 }
 
 const fn needed(program: &'static str, hook: Hook) -> Attachment {
-    Attachment { program, hook, otherwise: None, routes: &[] }
+    Attachment { program, hook, otherwise: None, routes: &[], also: &[] }
 }
 
 const fn optional(
@@ -76,7 +90,7 @@ const fn optional(
     otherwise: &'static str,
     routes: &'static [&'static str],
 ) -> Attachment {
-    Attachment { program, hook, otherwise: Some(otherwise), routes }
+    Attachment { program, hook, otherwise: Some(otherwise), routes, also: &[] }
 }
 
 const fn syscall(name: &'static str) -> Hook {
@@ -164,29 +178,42 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
         &["raw-sendmmsg", "unix-datagram-sendmmsg"],
     ),
     optional("exit_sendmmsg", syscall("sys_exit_sendmmsg"), UNHOOKED, &[]),
-    optional(
-        "uring_submit",
-        Hook::Typed("io_uring_submit_req"),
-        "what is asked of io_uring",
-        &[
-            "link-io-uring",
-            "mkdir-io-uring",
-            "open-io-uring",
-            "open-io-uring-async",
-            "open-io-uring-sqpoll",
-            "openat2-io-uring",
-            "rename-io-uring",
-            "symlink-io-uring",
-            "unix-datagram-sendmsg-io-uring",
-            "unlink-io-uring",
+    Attachment {
+        also: &[
+            part(
+                "what is opened through io_uring",
+                TOLD_OPENS,
+                &["open-io-uring", "open-io-uring-async", "open-io-uring-sqpoll", "openat2-io-uring"],
+            ),
+            part(
+                "where datagrams over AF_UNIX go through io_uring",
+                TOLD_UNIX_DATAGRAMS,
+                &["unix-datagram-sendmsg-io-uring"],
+            ),
         ],
-    ),
-    optional(
-        "uring_complete",
-        Hook::Typed("io_uring_complete"),
-        "what is read, accepted and connected to over AF_UNIX through io_uring",
-        &["accept-io-uring", "read-io-uring", "readv-io-uring", "splice-io-uring", "unix-stream-io-uring"],
-    ),
+        ..optional(
+            "uring_submit",
+            Hook::Typed("io_uring_submit_req"),
+            "names that io_uring changes, and for which kinds of thing it is asked",
+            &["link-io-uring", "mkdir-io-uring", "rename-io-uring", "symlink-io-uring", "unlink-io-uring"],
+        )
+    },
+    Attachment {
+        also: &[
+            part("what is accepted through io_uring", TOLD_ACCEPTS, &["accept-io-uring"]),
+            part(
+                "what is connected to over AF_UNIX through io_uring",
+                TOLD_UNIX_CONNECTS,
+                &["unix-stream-io-uring"],
+            ),
+        ],
+        ..optional(
+            "uring_complete",
+            Hook::Typed("io_uring_complete"),
+            "what is read through io_uring",
+            &["read-io-uring", "readv-io-uring", "splice-io-uring"],
+        )
+    },
     change("sys_exit_unlink"),
     change("sys_exit_rmdir"),
     change("sys_exit_mkdir"),
@@ -273,8 +300,6 @@ pub(super) struct Chokepoint {
     instead_of: &'static [Hook],
     /// Of the programs for 32-bit system calls, those that are not needed with them.
     i386: &'static [&'static str],
-    /// The routes that only they see.
-    routes: &'static [&'static str],
 }
 
 /// All of them.
@@ -289,17 +314,6 @@ pub(super) const CHOKEPOINTS: &[Chokepoint] = &[
             syscall("sys_exit_creat"),
         ],
         i386: &["i386_open"],
-        routes: &[
-            "creat-int80",
-            "open-int80",
-            "open-io-uring",
-            "open-io-uring-async",
-            "open-io-uring-sqpoll",
-            "openat-int80",
-            "openat-refused-int80",
-            "openat2-int80",
-            "openat2-io-uring",
-        ],
     },
     // connect(2) has more to tell than these connections: what is at its end stays, and leaves these out.
     Chokepoint {
@@ -311,7 +325,6 @@ pub(super) const CHOKEPOINTS: &[Chokepoint] = &[
         ],
         instead_of: &[],
         i386: &[],
-        routes: &["unix-stream-int80", "unix-stream-io-uring"],
     },
     // The same of the calls that send.
     Chokepoint {
@@ -319,14 +332,12 @@ pub(super) const CHOKEPOINTS: &[Chokepoint] = &[
         attachments: &[needed("exit_unix_dgram_sendmsg", Hook::Exit("unix_dgram_sendmsg"))],
         instead_of: &[],
         i386: &[],
-        routes: &["unix-datagram-sendmsg-io-uring", "unix-datagram-sendmsg-int80"],
     },
     Chokepoint {
         told: TOLD_ACCEPTS,
         attachments: &[needed("exit_sock_graft", Hook::Exit("security_sock_graft"))],
         instead_of: &[syscall("sys_exit_accept"), syscall("sys_exit_accept4")],
         i386: &["i386_accept", "i386_socketcall_accept"],
-        routes: &["accept-int80", "accept-int80-socketcall", "accept-io-uring"],
     },
 ];
 
@@ -339,18 +350,6 @@ struct Known {
     why: &'static str,
     /// The programs for the 32-bit system calls see it.
     i386: bool,
-}
-
-/// A part of what is not seen.
-struct Part {
-    what: &'static str,
-    /// The [`Chokepoint`] that sees it where the kernel takes it, or 0.
-    told: u32,
-    routes: &'static [&'static str],
-}
-
-const fn part(what: &'static str, told: u32, routes: &'static [&'static str]) -> Part {
-    Part { what, told, routes }
 }
 
 impl Known {
@@ -428,6 +427,7 @@ const KNOWN_HOLES: &[Known] = &[
             part("files read without a completion", 0, &[]),
             part("connections accepted without a completion", TOLD_ACCEPTS, &[]),
             part("connections over AF_UNIX without a completion", TOLD_UNIX_CONNECTS, &[]),
+            part("datagrams over AF_UNIX of registered sockets", TOLD_UNIX_DATAGRAMS, &[]),
         ],
         by: " through io_uring",
         why: "a request's names are there when it is submitted, its result when it is completed; completions can be suppressed \
@@ -552,7 +552,7 @@ pub(super) fn attach(
         .flat_map(|chokepoint| chokepoint.attachments)
         .map(|attachment| attachment.hook.to_string())
         .collect();
-    let seen: Vec<_> = chokepoints.iter().flat_map(|chokepoint| chokepoint.routes).copied().collect();
+    let told = chokepoints.iter().fold(0, |told, chokepoint| told | chokepoint.told);
     let mut holes = Vec::new();
     for attachment in attachments {
         let program = attachment.program;
@@ -573,17 +573,21 @@ pub(super) fn attach(
             }
             (Err(Failure::Program(source)), Some(what)) => {
                 tracing::debug!(error = ?source, hook, "not attached");
+                let also: Vec<_> = attachment.also.iter().filter(|part| part.told & told == 0).collect();
                 holes.push(Hole {
-                    what: what.to_owned(),
+                    what: [&[what][..], &also.iter().map(|part| part.what).collect::<Vec<_>>()]
+                        .concat()
+                        .join(", "),
                     why: format!("{hook} cannot be attached: {source}"),
-                    routes: routes(attachment, &seen),
+                    routes: also
+                        .iter()
+                        .fold(routes(attachment), |routes, part| [routes, owned(part.routes)].concat()),
                     id: hook,
                 });
             }
         }
     }
     let known = KNOWN_HOLES.iter().filter(|hole| !(i386 && hole.i386));
-    let told = chokepoints.iter().fold(0, |told, chokepoint| told | chokepoint.told);
     holes.extend(known.filter_map(|hole| hole.left(told)));
     Ok((attached, holes))
 }
@@ -727,17 +731,18 @@ fn is_no_syscall(error: &ProgramError) -> bool {
     }
 }
 
-/// The ways that an attachment's absence leaves unseen: what it says, but for what is seen nevertheless; else what its
-/// system call is called.
-fn routes(attachment: &Attachment, seen: &[&str]) -> Vec<String> {
+/// The ways that an attachment's absence leaves unseen: what it says, else what its system call is called.
+fn routes(attachment: &Attachment) -> Vec<String> {
     match attachment.hook {
         Hook::Tracepoint(_, name) if attachment.routes.is_empty() => {
             vec![name.trim_start_matches("sys_exit_").replace('_', "-")]
         }
-        _ => {
-            attachment.routes.iter().filter(|route| !seen.contains(route)).map(ToString::to_string).collect()
-        }
+        _ => owned(attachment.routes),
     }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 enum Failure {
@@ -819,6 +824,22 @@ mod tests {
             .filter(|call| !closed.contains(call) && !ELSEWHERE.contains(call))
             .collect();
         assert_eq!(open, [""; 0]);
+    }
+
+    #[test]
+    fn what_chokepoints_see_is_in_no_hole() {
+        let all = CHOKEPOINTS.iter().fold(0, |told, chokepoint| told | chokepoint.told);
+        assert_eq!(all.count_ones() as usize, CHOKEPOINTS.len());
+        let left = |told| KNOWN_HOLES.iter().filter_map(move |hole| hole.left(told));
+        assert_eq!(left(0).count(), KNOWN_HOLES.len());
+        let seen = ["open", "creat", "accept", "unix"];
+        for hole in left(all) {
+            assert!(
+                !hole.routes.iter().any(|route| seen.iter().any(|seen| route.starts_with(seen))),
+                "{hole:?}"
+            );
+            assert_ne!(hole.id, "int80-sockets");
+        }
     }
 
     /// What docs/rules.md and `coi rules check` say of events rests on these names.
