@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Running, end, lines};
-use crate::{DEADLINE, alerts, eventually};
+use crate::{DEADLINE, alerts, audit, eventually};
 
 /// The program under test: what cargo has built where this test is.
 pub fn program() -> PathBuf {
@@ -48,6 +48,7 @@ impl Daemon {
 
     fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("home")).unwrap();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         Self { child: Mutex::new(None), arguments, dir }
     }
@@ -124,13 +125,23 @@ impl Daemon {
     }
 
     fn point(&self, command: &mut Command) {
-        // Whoever runs the tests has rules of their own, perhaps.
-        let home = self.dir.path().join("no-home");
-        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.logs()).env("HOME", home);
+        command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.logs());
+        command.env("COI_STATE_DIR", self.dir.path().join("state"));
+        // Links to logs are made in the home; the Incus client goes on with the configuration it has.
+        if let (Some(home), None) = (env::var_os("HOME"), env::var_os("INCUS_CONF")) {
+            command.env("INCUS_CONF", Path::new(&home).join(".config/incus"));
+        }
+        command.env("HOME", self.home());
     }
 
-    fn logs(&self) -> PathBuf {
+    /// Where its audit logs are.
+    pub fn logs(&self) -> PathBuf {
         self.dir.path().join("log")
+    }
+
+    /// The home of who calls `coi`.
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
     }
 
     fn recordings(&self) -> PathBuf {
@@ -139,12 +150,8 @@ impl Daemon {
 
     /// Asserts that a replay of all that was watched gives the alerts of the audit logs, each at its time.
     fn assert_replayed(&self) {
-        // There is no directory where nothing was watched.
-        for log in fs::read_dir(self.logs()).into_iter().flatten().flatten() {
-            let name = log.file_name().into_string().unwrap();
-            let Some(stem) = name.strip_suffix(".jsonl") else { continue };
-            let text = fs::read_to_string(log.path()).unwrap();
-            let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for (stem, records) in audit::logs(&self.logs()) {
+            let name = &stem;
             let told = alerts(&records)
                 .map(|alert| [&alert["coi"]["clock"], &alert["rule"]["id"], &alert["coi"]["message"]]);
             // A container that was watched twice has one log and two recordings.

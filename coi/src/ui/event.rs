@@ -14,11 +14,13 @@ use crate::monitor::service::stream::Line;
 /// A line of the event stream for people: when, what, who, and on what.
 pub fn event(line: &Line, zone: &TimeZone) -> String {
     let style = style(line);
-    let (what, rest) = match line.event.kind.as_str() {
+    let (what, rest) = match line.coi.record.as_str() {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
         "coverage" => return coverage(line),
         "counts" => ("counts".to_owned(), counts(line)),
-        "note" => ("note".to_owned(), plain(&line.coi.message).into_owned()),
+        "note" | "action" | "detach" => {
+            (plain(&line.coi.record).into_owned(), plain(&line.coi.message).into_owned())
+        }
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
         _ => (plain(&line.event.action).into_owned(), detail(line)),
     };
@@ -144,7 +146,7 @@ fn alert(line: &Line) -> String {
 
 fn style(line: &Line) -> Style {
     let color = |c: AnsiColor| Style::new().fg_color(Some(c.into()));
-    match (line.event.kind.as_str(), line.coi.severity) {
+    match (line.coi.record.as_str(), line.coi.severity) {
         ("alert", Some(Severity::Critical)) => color(AnsiColor::Red).bold(),
         ("alert", Some(Severity::High)) => color(AnsiColor::Red),
         ("alert", Some(Severity::Warning)) => color(AnsiColor::Yellow),
@@ -183,6 +185,7 @@ pub(super) fn verb(action: ActionName) -> &'static str {
         ActionName::Log => "log",
         ActionName::Freeze => "freeze",
         ActionName::Kill => "kill",
+        ActionName::Thaw => "thaw",
     }
 }
 
@@ -196,28 +199,27 @@ mod tests {
     fn lines() {
         let at = "2026-11-20T12:00:01.123456Z";
         let lines = [
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "exec"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "exec"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl", "command_line": "curl -s http://a\x1b[2J"}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "connect"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "10.0.0.1", "port": 443}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "connect"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "::1", "port": 443}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "open"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "open"},
                 "process": {"pid": 7, "executable": "/bin/cat"}, "file": {"path": "/workspace/.env"}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "exit"},
-                "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"phase": "setup"}}),
-            json!({"@timestamp": at, "event": {"kind": "counts"},
-                "coi": {"events": {"exec": {"delivered": 12, "lost": 0, "throttled": 0},
+            json!({"@timestamp": at, "event": {"action": "exit"},
+                "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"record": "event", "phase": "setup"}}),
+            json!({"@timestamp": at, "coi": {"record": "counts", "events": {"exec": {"delivered": 12, "lost": 0, "throttled": 0},
                     "open": {"delivered": 2000, "lost": 1, "throttled": 30}}}}),
-            json!({"@timestamp": at, "event": {"kind": "alert", "action": "link"}, "rule": {"id": "reverse-shell"},
+            json!({"@timestamp": at, "event": {"action": "link"}, "rule": {"id": "reverse-shell"},
                 "process": {"pid": 9, "executable": "/bin/bash"},
-                "coi": {"severity": "critical", "message": "a shell on a socket",
+                "coi": {"record": "alert", "severity": "critical", "message": "a shell on a socket",
                     "action": {"name": "kill", "result": "success", "latency_us": 812}}}),
-            json!({"@timestamp": at, "event": {"kind": "alert", "action": "read"}, "rule": {"id": "bulk"},
+            json!({"@timestamp": at, "event": {"action": "read"}, "rule": {"id": "bulk"},
                 "process": {"pid": 9, "executable": "/bin/tar"},
-                "coi": {"severity": "high", "message": "much",
+                "coi": {"record": "alert", "severity": "high", "message": "much",
                     "action": {"name": "freeze", "result": "failure", "error": "no cgroup"}}}),
-            json!({"@timestamp": "when?", "event": {"kind": "state"}, "coi": {"state": "gone"}}),
+            json!({"@timestamp": "when?", "coi": {"record": "state", "state": "gone"}}),
         ];
         let text =
             lines.map(|l| anstream::adapter::strip_str(&event(&Line::read(&l), &TimeZone::UTC)).to_string());
