@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::plain;
 use crate::monitor::rules::Severity;
 use crate::monitor::service::api::{ActionName, Tally, WatchState};
-use crate::monitor::service::stream::Line;
+use crate::monitor::service::stream::{Gap, Line};
 
 /// A line of the event stream for people: when, what, who, and on what.
 pub fn event(line: &Line, zone: &TimeZone) -> String {
@@ -18,11 +18,9 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
         "coverage" => return coverage(line),
         "counts" => ("counts".to_owned(), counts(line)),
-        "note" | "action" | "detach" => {
-            (plain(&line.coi.record).into_owned(), plain(&line.coi.message).into_owned())
-        }
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
-        _ => (plain(&line.event.action).into_owned(), detail(line)),
+        "event" | "loss" => (plain(&line.event.action).into_owned(), detail(line)),
+        kind => (plain(kind).into_owned(), about(line)),
     };
     let pid = match line.process.pid {
         0 => String::new(),
@@ -30,6 +28,43 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
     };
     let text = format!("{} {what:<8} {pid:>7} {rest}", time(&line.timestamp, zone));
     format!("{style}{}{style:#}", text.trim_end())
+}
+
+/// What a record says that is about no event.
+fn about(line: &Line) -> String {
+    let coi = &line.coi;
+    match coi.record.as_str() {
+        "attach" => format!("watched from here on, by {} rules", coi.rules.enabled),
+        "rules" => format!("{} rules are in force from here on", coi.rules.enabled),
+        "heartbeat" => format!("the monitor is at work; alerts so far: {}", coi.alerts),
+        "checkpoint" => "the log up to here is signed".to_owned(),
+        "retention" => format!(
+            "{} old files up to record {} were removed",
+            coi.retention.files.len(),
+            coi.retention.last
+        ),
+        "gap" => gap(&coi.gap),
+        _ => plain(&coi.message).into_owned(),
+    }
+}
+
+fn gap(gap: &Gap) -> String {
+    let mut text = match gap.reason.as_str() {
+        "stopped" => "nobody watched: the daemon had ended".to_owned(),
+        "crashed" => "nobody watched: the daemon had ended without a word".to_owned(),
+        "cut" => format!("records {} to {} were written, and are gone", gap.first, gap.last),
+        "queue" => format!("{} records came faster than they could be written", gap.records),
+        "disk" => "the disk took no records".to_owned(),
+        other => plain(other).into_owned(),
+    };
+    if !gap.since.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", since {}", plain(&gap.since));
+    }
+    if !gap.error.is_empty() {
+        let _ = write!(text, ": {}", plain(&gap.error));
+    }
+    text
 }
 
 fn time(timestamp: &str, zone: &TimeZone) -> String {

@@ -1,13 +1,17 @@
 //! `coi audit`
 
+mod export;
 mod link;
 mod path;
+mod show;
+mod tail;
+mod verify;
 
 use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{Code, Failure, Result};
+use super::{Code, Failure, Format, Result};
 use crate::monitor::{
     audit::files::{self, Place},
     service::client,
@@ -22,15 +26,23 @@ pub(super) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Show(show::Show),
+    Tail(tail::Tail),
     Path(path::Path),
     Link(link::Link),
+    Verify(verify::Verify),
+    Export(export::Export),
 }
 
 impl Audit {
     pub(super) async fn execute(self) -> Result {
         match self.command {
+            Command::Show(c) => c.execute().await,
+            Command::Tail(c) => c.execute().await,
             Command::Path(c) => c.execute().await,
             Command::Link(c) => c.execute().await,
+            Command::Verify(c) => c.execute().await,
+            Command::Export(c) => c.execute().await,
         }
     }
 }

@@ -12,7 +12,10 @@
 //! Ship the lines elsewhere to know of that, too.
 
 pub mod chain;
+pub mod export;
 pub mod files;
+pub mod filter;
+pub mod follow;
 pub mod head;
 pub mod key;
 pub mod link;
@@ -23,9 +26,10 @@ mod record;
 pub mod redact;
 pub mod schema;
 mod store;
+pub mod verify;
 
 pub use files::{directory, stem};
 pub use log::{Log, LogError, Logs, Progress};
 pub use options::{OnFullDisk, Options};
-pub(crate) use record::timestamp;
 pub use record::{Done, Gap, Kind, Outcome, Record, RulesInForce};
+pub(crate) use record::{timestamp, visible};

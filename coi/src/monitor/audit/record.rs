@@ -509,7 +509,7 @@ fn put(object: &mut Map<String, Json>, name: &str, value: Json) {
 }
 
 /// The same JSON, in which no character steers a terminal: whoever prints a log with `cat` is safe.
-fn visible(line: String) -> String {
+pub(crate) fn visible(line: String) -> String {
     if !line.contains(ui::is_hidden) {
         return line;
     }

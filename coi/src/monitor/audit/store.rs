@@ -148,12 +148,6 @@ impl Store {
         self.urgent |= self.unsynced.is_some() || self.waiting() > 0;
     }
 
-    /// The last record.
-    #[cfg(test)]
-    pub(super) const fn last(&self) -> Link {
-        self.last
-    }
-
     /// Puts a record behind the others; [`Store::commit`] writes it.
     pub(super) fn push(&mut self, record: Record) {
         self.urgent |= record.kind().is_urgent();

@@ -116,6 +116,50 @@ pub struct Coi {
     pub events: BTreeMap<String, Tally>,
     /// What cannot be seen.
     pub holes: Vec<Hole>,
+    /// Alerts so far.
+    pub alerts: u64,
+    /// The rules in force.
+    pub rules: Rules,
+    /// What is not in the log.
+    pub gap: Gap,
+    /// What was removed from it in order.
+    pub retention: Retention,
+}
+
+/// The rules in force.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Rules {
+    /// How many.
+    pub enabled: u64,
+}
+
+/// What is not in a log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Gap {
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// How many records.
+    pub records: u64,
+    /// The first that is missing.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// The system's word for it.
+    pub error: String,
+}
+
+/// What was removed from a log in order.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Which files.
+    pub files: Vec<String>,
+    /// The last record in them.
+    pub last: u64,
 }
 
 /// What was changed about a file.
