@@ -54,10 +54,12 @@ impl Tail {
                 _ => Ok(()),
             };
             last.iter().try_for_each(|line| show(line))?;
-            while follow {
+            if !follow {
+                return Ok(Code::OK);
+            }
+            loop {
                 show(&reader.next_line().map_err(failed)?)?;
             }
-            Ok(Code::OK)
         };
         let done = tokio::task::spawn_blocking(read).await;
         done.unwrap_or_else(|error| Err(Failure::system("the reader")(std::io::Error::other(error))))

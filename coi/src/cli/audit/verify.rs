@@ -83,12 +83,10 @@ fn text(report: &Report) -> String {
         )),
         None => lines.push(format!("whole  {name}")),
     }
-    match (report.first, report.last) {
-        (Some(first), Some(last)) => {
-            lines.push(format!("  records {first} to {last} in {} files", report.files))
-        }
-        _ => lines.push("  no records".to_owned()),
-    }
+    lines.push(match (report.first, report.last) {
+        (Some(first), Some(last)) => format!("  records {first} to {last} in {} files", report.files),
+        _ => "  no records".to_owned(),
+    });
     if let Some(anchor) = report.anchor {
         lines.push(format!(
             "  those up to {} were removed in order; anchor: SHA-256 {}",

@@ -30,6 +30,9 @@ pub struct Options {
     /// A file is rotated when its first record is so old.
     #[serde(deserialize_with = "duration")]
     pub max_file_age: Duration,
+    /// A file is rotated no sooner, however long it is: who follows it by its name has so long to find the next one.
+    #[serde(deserialize_with = "duration")]
+    pub min_file_age: Duration,
     /// So many rotated files of a log are kept.
     pub keep_files: usize,
     /// So old a rotated file may become.
@@ -58,6 +61,7 @@ impl Default for Options {
             on_full_disk: OnFullDisk::default(),
             max_file_size: 16 << 20,
             max_file_age: DAY,
+            min_file_age: Duration::from_secs(1),
             keep_files: 60,
             keep_age: 90 * DAY,
             keep_size: 512 << 20,

@@ -44,6 +44,8 @@ pub(super) struct Store {
     size: u64,
     /// When its first record was written.
     begun: SystemTime,
+    /// When it was made or opened, by a clock that nobody sets.
+    opened: Instant,
     /// The last record, written or waiting.
     last: Link,
     /// Lines that wait to be written, and how much of them has been.
@@ -97,6 +99,7 @@ impl Store {
             file: None,
             size: active.bytes,
             begun: begun.map_or_else(SystemTime::now, SystemTime::from),
+            opened: Instant::now(),
             // What was changed or cut off is found by who verifies: the chain goes on from what was written.
             last: if in_files.sequence > noted.sequence { in_files } else { noted },
             waiting: Vec::new(),
@@ -170,7 +173,8 @@ impl Store {
     /// Should the next record be in another file?
     pub(super) fn wants_rotation(&self) -> bool {
         let is_old = || self.begun.elapsed().is_ok_and(|age| age >= self.options.max_file_age);
-        self.size > 0 && (self.size >= self.options.max_file_size || is_old())
+        let is_due = self.size >= self.options.max_file_size || is_old();
+        self.size > 0 && is_due && self.opened.elapsed() >= self.options.min_file_age
     }
 
     /// Writes what waits. What an error interrupts goes on from there when it is called again.
@@ -288,6 +292,7 @@ impl Store {
         File::open(&self.place.directory)?.sync_all()?;
         if self.size == 0 {
             self.begun = SystemTime::now();
+            self.opened = Instant::now();
         }
         self.file = Some(file);
         Ok(())

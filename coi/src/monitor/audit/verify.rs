@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { checkpoint_records: 5, ..Options::default() }
+        Options { checkpoint_records: 5, min_file_age: std::time::Duration::ZERO, ..Options::default() }
     }
 
     fn open(directory: &Path, options: Options) -> (Store, Place) {
