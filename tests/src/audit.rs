@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -20,17 +21,31 @@ static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
 #[track_caller]
 pub fn records(newest: &Path) -> Vec<Value> {
     let name = newest.file_name().unwrap().to_str().unwrap();
-    let mut files: Vec<PathBuf> = fs::read_dir(newest.parent().unwrap())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            let rest = path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('.'));
-            rest.is_some_and(|rest| rest.bytes().all(|digit| digit.is_ascii_digit()))
-        })
-        .collect();
-    files.sort();
-    files.push(newest.to_owned());
-    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    let list = || {
+        let mut files: Vec<PathBuf> = fs::read_dir(newest.parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                let rest =
+                    path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('.'));
+                rest.is_some_and(|rest| rest.bytes().all(|digit| digit.is_ascii_digit()))
+            })
+            .collect();
+        files.sort();
+        files.push(newest.to_owned());
+        files
+    };
+    // Read again if it was rotated meanwhile.
+    let texts = loop {
+        let files = list();
+        let texts: Result<Vec<_>, _> = files.iter().map(fs::read_to_string).collect();
+        match texts {
+            Ok(texts) if list() == files => break texts,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{}: {error}", newest.display()),
+            _ => {}
+        }
+    };
+    let texts = texts.iter();
     // What a crash has left behind the last line's end is no record.
     let whole = texts.map(|text| text[..text.rfind('\n').map_or(0, |end| end + 1)].to_owned());
     whole.flat_map(|text| text.lines().map(record).collect::<Vec<_>>()).collect()

@@ -91,8 +91,8 @@ pub(super) async fn each(
     let place = name.place().await?;
     let failed =
         |source| Failure::System { what: format!("the audit log {}", place.active().display()), source };
-    for piece in place.pieces().map_err(failed)? {
-        for line in Lines::open(&piece.path).map_err(failed)? {
+    for (_, file) in place.open().map_err(failed)? {
+        for line in Lines::of(file) {
             let line = line.map_err(failed)?;
             // What is no record is `coi audit verify`'s to tell.
             let Ok(record) = serde_json::from_slice::<Value>(&line.bytes) else { continue };

@@ -160,6 +160,22 @@ impl Place {
         Ok(pieces)
     }
 
+    /// All its files, oldest first, opened at one moment: what is rotated or removed afterwards is still read.
+    pub fn open(&self) -> io::Result<Vec<(Piece, File)>> {
+        let mut pieces = self.pieces()?;
+        loop {
+            let open = |piece: Piece| File::open(&piece.path).map(|file| (piece, file));
+            let opened: io::Result<Vec<_>> = pieces.clone().into_iter().map(open).collect();
+            let now = self.pieces()?;
+            match opened {
+                Ok(opened) if now == pieces => return Ok(opened),
+                // It was rotated meanwhile.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => pieces = now,
+            }
+        }
+    }
+
     /// When something was last written.
     fn modified(&self) -> Option<SystemTime> {
         fs::metadata(self.active()).or_else(|_| fs::metadata(self.head())).ok()?.modified().ok()

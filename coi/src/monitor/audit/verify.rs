@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -145,26 +146,21 @@ type Found = Result<(), Broken>;
 
 impl Walk<'_> {
     fn all(&mut self) -> io::Result<Found> {
-        let pieces = self.place.pieces()?;
+        let pieces = self.place.open()?;
         self.report.files = pieces.len();
-        for piece in &pieces {
-            if let Err(broken) = self.piece(&piece.path)? {
+        for (piece, file) in pieces {
+            if let Err(broken) = self.piece(&piece.path, file)? {
                 return Ok(Err(broken));
             }
         }
         Ok(self.end())
     }
 
-    fn piece(&mut self, path: &Path) -> io::Result<Found> {
+    fn piece(&mut self, path: &Path, file: File) -> io::Result<Found> {
         let mut torn = Sha256::new();
         let (mut torn_at, mut torn_bytes) = (0, 0);
-        let mut lines = match Lines::open(path) {
-            // It was rotated or removed a moment ago; what is really missing is missed in the chain.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
-            lines => lines?,
-        };
         let mut number = 0;
-        for line in &mut lines {
+        for line in Lines::of(file) {
             let Line { bytes, is_whole } = line?;
             number += 1;
             let Some(record) = Chained::read(&bytes).filter(|_| is_whole) else {
@@ -545,6 +541,27 @@ mod tests {
         // One more is one too many.
         fs::remove_file(&place.pieces().unwrap()[0].path).unwrap();
         assert_eq!(broken(&place).sequence, 1);
+    }
+
+    #[test]
+    fn a_log_that_is_being_written_is_whole() {
+        let (directory, place) = log(5);
+        let path = directory.path().to_owned();
+        let writer = std::thread::spawn(move || {
+            let (mut store, _) = open(&path, Options { max_file_size: 1800, ..options() });
+            for n in 0..300 {
+                if store.wants_rotation() {
+                    store.rotate().unwrap();
+                }
+                store.push(Record::note(&container(), &format!("note {n}")));
+                store.commit().unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            whole(&place);
+        }
+        writer.join().unwrap();
+        assert!(whole(&place).records > 300);
     }
 
     #[test]
