@@ -88,8 +88,9 @@ fn flood(kind: &str, event: &str) {
     let name = a.name();
     drop(a);
     let summed = || -> Option<Value> {
-        let record = coi.audit(&name).pop()?;
-        (record["event"]["kind"] == "counts").then(|| record["coi"]["events"].clone())
+        let records = coi.audit(&name);
+        let last = records.iter().rfind(|record| record["coi"]["record"] == "counts")?;
+        Some(last["coi"]["events"].clone())
     };
     eventually("the counts are written down", || summed().is_some());
     assert_eq!(summed().unwrap()[event], last[event]);

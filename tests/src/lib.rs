@@ -12,6 +12,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness that fails is a test that fails")]
 
 pub mod attacker;
+pub mod audit;
 mod cgroup;
 mod daemon;
 mod gate;
@@ -216,8 +217,7 @@ impl Coi {
     /// The audit log of a container or cgroup.
     pub fn audit(&self, name: &str) -> Vec<Value> {
         let path = self.coi(&["audit", "path", name]).expect(0).text();
-        let text = fs::read_to_string(path.trim_end()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        audit::records(Path::new(path.trim_end()))
     }
 
     /// Asserts that a rule killed the container that this command ran in: the command's code and last word, what the

@@ -139,7 +139,7 @@ impl Taken {
     pub fn missing(&self, action: &str) -> u64 {
         let losses = self.events("loss").filter(|event| event["coi"]["loss"]["kind"] == action);
         let lost = losses.filter_map(|event| event["coi"]["loss"]["count"].as_u64());
-        let states = self.events.iter().filter(|event| event["event"]["kind"] == "state");
+        let states = self.events.iter().filter(|event| event["coi"]["record"] == "state");
         let missed = states.filter_map(|event| {
             let (_, count) = event["coi"]["message"].as_str()?.split_once(" has missed ")?;
             count.split(' ').next()?.parse::<u64>().ok()
@@ -172,12 +172,12 @@ impl Taken {
 
 /// Is it a coverage report?
 pub fn is_coverage(event: &Value) -> bool {
-    event["event"]["kind"] == "coverage"
+    event["coi"]["record"] == "coverage"
 }
 
 /// Is it an event, and not what the audit log makes of it?
 fn is_event(event: &Value) -> bool {
-    event["event"]["kind"] == "event" && event["event"]["sequence"].is_null()
+    event["coi"]["record"] == "event" && event["event"]["sequence"].is_null()
 }
 
 impl<'a> Route<'a> {

@@ -64,7 +64,7 @@ impl Viewer {
     /// All events up to the watch's coming to this state.
     #[track_caller]
     pub fn until_state(&self, state: &str) -> Vec<Value> {
-        self.until(state, |event| event["event"]["kind"] == "state" && event["coi"]["state"] == state)
+        self.until(state, |event| event["coi"]["record"] == "state" && event["coi"]["state"] == state)
     }
 
     /// Stops looking, as Ctrl-C would.

@@ -282,6 +282,7 @@ impl Coi {
         command
             .env("COI_SOCKET", self.socket())
             .env("COI_LOG_DIR", self.dir().join("log"))
+            .env("COI_STATE_DIR", self.dir().join("state"))
             .env("INCUS_SOCKET", &self.incus_socket)
             .current_dir(self.workspace())
             .stdin(Stdio::null())

@@ -256,7 +256,7 @@ fn line(record: &Value) -> String {
     let time = time.get(..12).unwrap_or(time);
     let (what, colour) = match text(record, "/coi/severity") {
         // Coverage, counts and notes are about no state.
-        "" if record["coi"]["state"].is_null() => (text(record, "/event/kind"), AnsiColor::BrightBlack),
+        "" if record["coi"]["state"].is_null() => (text(record, "/coi/record"), AnsiColor::BrightBlack),
         "" => (text(record, "/coi/state"), AnsiColor::BrightBlack),
         what @ ("info" | "warning") => (what, AnsiColor::Yellow),
         what => (what, AnsiColor::Red),

@@ -20,6 +20,7 @@ Exit codes:
   4    nothing can monitor
   5    no such container, image or workspace
   6    a rule or the configuration is wrong (`coi rules test`: 2, and 1 if a test fails)
+  7    an audit log is not what was written (`coi audit verify`)
   137  a rule killed it
   128+N  signal N interrupted it
 `coi run` and `coi watch` end with the exit code of the command they ran.";
@@ -43,6 +44,8 @@ impl Code {
     pub const NOT_FOUND: Self = Self(5);
     /// A rule or the configuration is wrong.
     pub const RULE: Self = Self(6);
+    /// An audit log is not what was written.
+    pub const ALTERED: Self = Self(7);
     /// A rule killed it.
     pub const KILLED: Self = Self(137);
 

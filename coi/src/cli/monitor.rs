@@ -95,8 +95,14 @@ impl Monitor {
         let mut signals = Signals::catch()?;
         let daemon = Client::from_env().ensure().await?;
         let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
-        let request =
-            WatchRequest { subject, respond: self.respond, workspace: None, ephemeral: false, rules };
+        let request = WatchRequest {
+            subject,
+            respond: self.respond,
+            workspace: None,
+            ephemeral: false,
+            rules,
+            owner: None,
+        };
         let watch = daemon.watch(&request).await.map_err(|error| match &request.subject {
             Subject::Container { name } if error.is_not_found() => Failure::NoInstance { name: name.clone() },
             _ => error.into(),

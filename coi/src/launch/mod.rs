@@ -242,6 +242,8 @@ pub trait Notices {
     fn alert(&mut self, line: &Line);
     /// A rule froze the container.
     fn frozen(&mut self, watch: &Watch, line: &Line);
+    /// The daemon froze it without an alert, and why.
+    fn held(&mut self, watch: &Watch, why: &str);
     /// It goes on.
     fn unfrozen(&mut self, watch: &Watch);
     /// A rule killed it.

@@ -76,7 +76,7 @@ impl Monitored {
         rules: OwnRules,
         brake: Brake,
     ) -> Result<Self, client::Error> {
-        let request = WatchRequest { subject, respond: true, workspace, ephemeral, rules };
+        let request = WatchRequest { subject, respond: true, workspace, ephemeral, rules, owner: None };
         let (watch, events) = arm(&daemon, &request).await?;
         Ok(Self { daemon, request, watch, events, brake })
     }
@@ -100,8 +100,10 @@ impl Monitored {
             let line = Line::read(&value);
             if line.is_alert() {
                 self.tell(&line, notices);
+            } else if line.coi.record == "action" && line.done() == Some(ActionName::Freeze) {
+                notices.held(&self.watch, &line.coi.message);
             }
-            if let Some(state) = line.coi.state.filter(|_| line.event.kind == "state") {
+            if let Some(state) = line.coi.state.filter(|_| line.coi.record == "state") {
                 let before = std::mem::replace(&mut self.watch.state, state);
                 if (before, state) == (WatchState::Frozen, WatchState::Running) {
                     notices.unfrozen(&self.watch);

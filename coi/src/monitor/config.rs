@@ -11,20 +11,23 @@
 //! i386 = false                 # do not see what goes through the 32-bit entry; it costs every system call something
 //! ```
 //!
+//! `[audit]` is in docs/audit.md.
+//!
 //! It is read once, and whoever needs a part of it is handed that part. A table or key that means nothing is an
 //! error: a misspelt `[senzor]` that is passed over would look like a setting that does nothing.
 
 use std::path::Path;
 
+use serde::Deserialize;
 use toml::de::DeTable;
 
 use super::rulefiles::{RuleFilesError, read_source};
 use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
-use super::sensor;
+use super::{audit, sensor};
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "users", "sensor"];
+const TABLES: &[&str] = &["rules", "users", "sensor", "audit"];
 const USERS: &[&str] = &["rules"];
 const SENSOR: &[&str] = &["i386"];
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub users: Leeway,
     /// `[sensor]`: how the sensor is to work.
     pub sensor: sensor::Options,
+    /// `[audit]`: how the audit log is kept.
+    pub audit: audit::Options,
 }
 
 impl Config {
@@ -52,14 +57,22 @@ impl Config {
 
     /// Reads a text.
     pub fn parse(source: &Source) -> Result<Self, Vec<RuleError>> {
-        rules::read(source, |reader, table| {
+        #[derive(Deserialize)]
+        struct Parts {
+            #[serde(default)]
+            audit: audit::Options,
+        }
+        let config = rules::read(source, |reader, table| {
             reader.keys(table, "the configuration", TABLES);
             Self {
                 rules: Overrides::read(reader, table),
                 users: leeway(reader, table),
                 sensor: sensor_options(reader, table),
+                audit: audit::Options::default(),
             }
-        })
+        })?;
+        let Parts { audit } = rules::deserialize(source)?;
+        Ok(Self { audit, ..config })
     }
 }
 

@@ -112,8 +112,8 @@ pub enum Note {
     Unsaid(Unsaid),
     /// It is watched no longer; there will be nothing more.
     Over,
-    /// A person wants something done, after all that was noted before.
-    Order(Order, oneshot::Sender<Result<(), OrderError>>),
+    /// A person, whose uid this is, wants something done, after all that was noted before.
+    Order(Order, u32, oneshot::Sender<Result<(), OrderError>>),
 }
 
 /// What a person can want.

@@ -9,18 +9,18 @@ use jiff::tz::TimeZone;
 use super::plain;
 use crate::monitor::rules::Severity;
 use crate::monitor::service::api::{ActionName, Tally, WatchState};
-use crate::monitor::service::stream::Line;
+use crate::monitor::service::stream::{Gap, Line};
 
 /// A line of the event stream for people: when, what, who, and on what.
 pub fn event(line: &Line, zone: &TimeZone) -> String {
     let style = style(line);
-    let (what, rest) = match line.event.kind.as_str() {
+    let (what, rest) = match line.coi.record.as_str() {
         "alert" => (severity(line.coi.severity).to_owned(), alert(line)),
         "coverage" => return coverage(line),
         "counts" => ("counts".to_owned(), counts(line)),
-        "note" => ("note".to_owned(), plain(&line.coi.message).into_owned()),
         "state" => (line.coi.state.map_or("state", state).to_owned(), plain(&line.coi.message).into_owned()),
-        _ => (plain(&line.event.action).into_owned(), detail(line)),
+        "event" | "loss" => (plain(&line.event.action).into_owned(), detail(line)),
+        kind => (plain(kind).into_owned(), about(line)),
     };
     let pid = match line.process.pid {
         0 => String::new(),
@@ -28,6 +28,43 @@ pub fn event(line: &Line, zone: &TimeZone) -> String {
     };
     let text = format!("{} {what:<8} {pid:>7} {rest}", time(&line.timestamp, zone));
     format!("{style}{}{style:#}", text.trim_end())
+}
+
+/// What a record says that is about no event.
+fn about(line: &Line) -> String {
+    let coi = &line.coi;
+    match coi.record.as_str() {
+        "attach" => format!("watched from here on, by {} rules", coi.rules.enabled),
+        "rules" => format!("{} rules are in force from here on", coi.rules.enabled),
+        "heartbeat" => format!("the monitor is at work; alerts so far: {}", coi.alerts),
+        "checkpoint" => "the log up to here is signed".to_owned(),
+        "retention" => format!(
+            "{} old files up to record {} were removed",
+            coi.retention.files.len(),
+            coi.retention.last
+        ),
+        "gap" => gap(&coi.gap),
+        _ => plain(&coi.message).into_owned(),
+    }
+}
+
+fn gap(gap: &Gap) -> String {
+    let mut text = match gap.reason.as_str() {
+        "stopped" => "nobody watched: the daemon had ended".to_owned(),
+        "crashed" => "nobody watched: the daemon had ended without a word".to_owned(),
+        "cut" => format!("records {} to {} were written, and are gone", gap.first, gap.last),
+        "queue" => format!("{} records came faster than they could be written", gap.records),
+        "disk" => "the disk took no records".to_owned(),
+        other => plain(other).into_owned(),
+    };
+    if !gap.since.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", since {}", plain(&gap.since));
+    }
+    if !gap.error.is_empty() {
+        let _ = write!(text, ": {}", plain(&gap.error));
+    }
+    text
 }
 
 fn time(timestamp: &str, zone: &TimeZone) -> String {
@@ -144,7 +181,7 @@ fn alert(line: &Line) -> String {
 
 fn style(line: &Line) -> Style {
     let color = |c: AnsiColor| Style::new().fg_color(Some(c.into()));
-    match (line.event.kind.as_str(), line.coi.severity) {
+    match (line.coi.record.as_str(), line.coi.severity) {
         ("alert", Some(Severity::Critical)) => color(AnsiColor::Red).bold(),
         ("alert", Some(Severity::High)) => color(AnsiColor::Red),
         ("alert", Some(Severity::Warning)) => color(AnsiColor::Yellow),
@@ -183,6 +220,7 @@ pub(super) fn verb(action: ActionName) -> &'static str {
         ActionName::Log => "log",
         ActionName::Freeze => "freeze",
         ActionName::Kill => "kill",
+        ActionName::Thaw => "thaw",
     }
 }
 
@@ -196,28 +234,27 @@ mod tests {
     fn lines() {
         let at = "2026-11-20T12:00:01.123456Z";
         let lines = [
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "exec"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "exec"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl", "command_line": "curl -s http://a\x1b[2J"}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "connect"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "10.0.0.1", "port": 443}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "connect"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "connect"},
                 "process": {"pid": 1234, "executable": "/usr/bin/curl"}, "destination": {"ip": "::1", "port": 443}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "open"},
+            json!({"@timestamp": at, "coi": {"record": "event"}, "event": {"action": "open"},
                 "process": {"pid": 7, "executable": "/bin/cat"}, "file": {"path": "/workspace/.env"}}),
-            json!({"@timestamp": at, "event": {"kind": "event", "action": "exit"},
-                "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"phase": "setup"}}),
-            json!({"@timestamp": at, "event": {"kind": "counts"},
-                "coi": {"events": {"exec": {"delivered": 12, "lost": 0, "throttled": 0},
+            json!({"@timestamp": at, "event": {"action": "exit"},
+                "process": {"pid": 7, "executable": "/bin/cat", "exit_code": 1}, "coi": {"record": "event", "phase": "setup"}}),
+            json!({"@timestamp": at, "coi": {"record": "counts", "events": {"exec": {"delivered": 12, "lost": 0, "throttled": 0},
                     "open": {"delivered": 2000, "lost": 1, "throttled": 30}}}}),
-            json!({"@timestamp": at, "event": {"kind": "alert", "action": "link"}, "rule": {"id": "reverse-shell"},
+            json!({"@timestamp": at, "event": {"action": "link"}, "rule": {"id": "reverse-shell"},
                 "process": {"pid": 9, "executable": "/bin/bash"},
-                "coi": {"severity": "critical", "message": "a shell on a socket",
+                "coi": {"record": "alert", "severity": "critical", "message": "a shell on a socket",
                     "action": {"name": "kill", "result": "success", "latency_us": 812}}}),
-            json!({"@timestamp": at, "event": {"kind": "alert", "action": "read"}, "rule": {"id": "bulk"},
+            json!({"@timestamp": at, "event": {"action": "read"}, "rule": {"id": "bulk"},
                 "process": {"pid": 9, "executable": "/bin/tar"},
-                "coi": {"severity": "high", "message": "much",
+                "coi": {"record": "alert", "severity": "high", "message": "much",
                     "action": {"name": "freeze", "result": "failure", "error": "no cgroup"}}}),
-            json!({"@timestamp": "when?", "event": {"kind": "state"}, "coi": {"state": "gone"}}),
+            json!({"@timestamp": "when?", "coi": {"record": "state", "state": "gone"}}),
         ];
         let text =
             lines.map(|l| anstream::adapter::strip_str(&event(&Line::read(&l), &TimeZone::UTC)).to_string());

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 
 pub use event::event;
 pub use notice::{Printer, kill_line};
-pub use text::plain;
+pub use text::{is_hidden, plain};
 
 /// Writes text to standard output, coloured or not as befits it.
 pub fn out(text: &str) -> io::Result<()> {

@@ -41,6 +41,10 @@ impl Notices for Printer {
         self.say(&freeze_line(watch, line));
     }
 
+    fn held(&mut self, watch: &Watch, why: &str) {
+        self.say(&format!("coi: {}: {}", plain(&watch.name), plain(why)));
+    }
+
     fn unfrozen(&mut self, watch: &Watch) {
         self.say(&format!("coi: {} goes on", plain(&watch.name)));
     }

@@ -5,21 +5,22 @@ use std::borrow::Cow;
 /// The text as it may be shown: without control characters, escape sequences' beginnings among them, and
 /// without the invisible characters that reorder or hide what follows. Line ends and tabs become blanks.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(suspect) {
+    if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(
         text.chars()
             .filter_map(|c| match c {
                 '\n' | '\t' => Some(' '),
-                c if suspect(c) => None,
+                c if is_hidden(c) => None,
                 c => Some(c),
             })
             .collect(),
     )
 }
 
-fn suspect(c: char) -> bool {
+/// Control characters, and those that reorder or hide what follows.
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -11,7 +11,7 @@ use super::{Found, Item, STATE, SetupError, host, incus, io_error, make_dir};
 use crate::run::{Cmd, Step, on_path};
 
 /// What is needed whoever runs Incus: packages, and a program of each to know it by where there is no apt.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 15] = [
     ("attr", "setfattr"),
     ("busybox-static", "busybox"),
     ("ca-certificates", ""),
@@ -22,6 +22,7 @@ const TOOLS: [(&str, &str); 14] = [
     ("libc6-dev", ""),
     ("make", "make"),
     ("nftables", "nft"),
+    ("rsyslog", "rsyslogd"),
     ("squashfs-tools", "unsquashfs"),
     ("tmux", "tmux"),
     ("uidmap", "newuidmap"),

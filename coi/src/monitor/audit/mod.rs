@@ -1,12 +1,35 @@
-//! The audit log: one JSON object per line, with ECS names.
+//! The audit log: one JSON object per line, with ECS names, in a chain.
 //!
-//! It promises that a record is written after the action it tells of, with the action's result and latency;
-//! that sequence numbers have no gaps, also across restarts of the daemon; and that alerts and actions are on
-//! the disk when [`Log::append`] returns. The same objects, less the sequence number, are what viewers get.
+//! It promises:
+//! - a record is written after the action it tells of, with the action's result and latency ([`record`]);
+//! - numbers have no gaps, also across files and restarts; what is missing is told by a record ([`store`]);
+//! - no line can be changed, removed, added or moved, and no end cut off, without [`verify`] finding it, by the chain
+//!   ([`chain`]), by signed checkpoints ([`key`]) and by the daemon's own note of the end ([`head`]);
+//! - who writes a record never waits for the disk ([`log`]);
+//! - no secret that can be told from other words is in it ([`redact`]).
+//!
+//! It does not know what root does on the host: who can write the files and read the key can write another history.
+//! Ship the lines elsewhere to know of that, too.
 
+pub mod chain;
+pub mod export;
+pub mod files;
+pub mod filter;
+pub mod follow;
+pub mod head;
+pub mod key;
+pub mod link;
 mod log;
+mod options;
+pub mod read;
 mod record;
+pub mod redact;
+pub mod schema;
+mod store;
+pub mod verify;
 
-pub use log::{Log, LogError, directory, newest, stem};
-pub(crate) use record::timestamp;
-pub use record::{Outcome, alert, counts, coverage, event, note, state};
+pub use files::{directory, stem};
+pub use log::{Log, LogError, Logs, Progress};
+pub use options::{OnFullDisk, Options};
+pub use record::{Done, Gap, Kind, Outcome, Record, RulesInForce};
+pub(crate) use record::{timestamp, visible};

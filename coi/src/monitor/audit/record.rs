@@ -1,32 +1,122 @@
-//! Events, alerts and states as JSON objects.
+//! The one model of a record: its kinds, and how each is made.
+//!
+//! It promises that every record has the names of ECS where ECS has one (`event.kind`, `category` and `type` are of its
+//! allowed values, `coi.record` says which of ours it is), that what can come from inside a container has gone through
+//! [`super::redact`], and that nothing but this file makes one. What a log adds when it writes a record (sequence, chain,
+//! host) is in [`Record::sealed`]. [`super::schema`] says the same as a JSON Schema, and every record is tested against it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::monitor::{
-    event::{Container, Field, Record},
-    rules::{Alert, Severity, recording::json_of},
-    sensor::boottime,
-    service::api::{ActionName, Hole, Tally, WatchState},
+use super::{
+    chain::{Hash, Link},
+    key::{self, Key},
+    redact,
+};
+use crate::{
+    monitor::{
+        event::{self, Container, EventKind, Field},
+        rules::{Alert, RuleSet, Severity, recording::json_of},
+        sensor::boottime,
+        service::api::{ActionName, Hole, Tally, WatchState},
+    },
+    ui,
 };
 
 /// The version of ECS whose names are used.
-const ECS_VERSION: &str = "8.17.0";
+pub(super) const ECS_VERSION: &str = "8.17.0";
 
-/// An event.
-pub fn event(record: &impl Record) -> Map<String, Json> {
-    let mut object = Map::new();
-    object.insert("@timestamp".into(), timestamp(record.time()).into());
-    put(&mut object, "ecs.version", ECS_VERSION.into());
-    put(&mut object, "event.kind", "event".into());
-    for def in Field::TABLE {
-        if let Some(value) = record.get(def.field) {
-            put(&mut object, def.name, json_of(value));
+/// A line longer than this is an attack on its reader; arguments and paths are capped far below it.
+const LONGEST: usize = 64 << 10;
+
+/// How much of each text is left of a record that would be longer.
+const CUT: usize = 512;
+
+macro_rules! kinds {
+    ($($variant:ident, $name:literal, $ecs:literal, $doc:literal;)*) => {
+        /// What a record tells of: `coi.record`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Kind {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl Kind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name in `coi.record`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The value of `event.kind`: one that ECS allows.
+            pub const fn ecs_kind(self) -> &'static str {
+                match self { $(Self::$variant => $ecs,)* }
+            }
+
+            /// What it means.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Alert, "alert", "alert", "A rule fired; what was done about it stands in coi.action, with result and latency.";
+    Action, "action", "event", "Something was done that no alert asked for: a person thawed, killed or froze it, or a policy did.";
+    Event, "event", "event", "A kernel event, where `[audit] events` asks for its kind.";
+    Loss, "loss", "event", "Kernel events were lost before anybody saw them, and how many.";
+    Counts, "counts", "metric", "What became of all events since the watch began, by kind.";
+    Coverage, "coverage", "state", "What is seen and what cannot be (coi.holes).";
+    Attach, "attach", "event", "The watch began: who asked for it, by which rules it is judged.";
+    Detach, "detach", "event", "The watch is over, or the daemon ends.";
+    State, "state", "state", "The watch has come to a state.";
+    Rules, "rules", "event", "Other rules are in force from here on.";
+    Heartbeat, "heartbeat", "state", "The monitor is at work, and what it has counted: no alert means none.";
+    Gap, "gap", "event", "Something is not in this log, and why: nobody watched, or it could not be written.";
+    Checkpoint, "checkpoint", "event", "The chain so far, signed with the key of this machine.";
+    Retention, "retention", "event", "Old files of this log were removed; the hash of the last record in them is their anchor.";
+    Note, "note", "event", "Something that people should know and that changes nothing.";
+}
+
+impl Kind {
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Must it be on the disk before the next one is waited for? Losing others in a power failure is told by the gap.
+    pub const fn is_urgent(self) -> bool {
+        !matches!(self, Self::Event | Self::Note | Self::Heartbeat)
+    }
+
+    /// `event.category` and `event.type` of what is about no kernel event.
+    const fn category(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Attach => ("host", "start"),
+            Self::Detach => ("host", "end"),
+            Self::Action | Self::State => ("host", "change"),
+            Self::Rules | Self::Retention => ("configuration", "change"),
+            _ => ("host", "info"),
         }
     }
-    object
+}
+
+/// A record that is not yet in a log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    kind: Kind,
+    object: Map<String, Json>,
 }
 
 /// What was done about an alert.
@@ -43,92 +133,346 @@ pub struct Outcome<'a> {
     pub error: Option<&'a str>,
 }
 
-/// An alert and what was done about it.
-pub fn alert(record: &impl Record, alert: &Alert, outcome: &Outcome<'_>) -> Map<String, Json> {
-    let mut object = event(record);
-    let rule = &alert.rule;
-    put(&mut object, "event.kind", "alert".into());
-    put(&mut object, "event.severity", number(rule.severity).into());
-    put(&mut object, "rule.id", rule.id.as_str().into());
-    put(&mut object, "rule.name", rule.title.as_str().into());
-    if !rule.attack.is_empty() {
-        put(&mut object, "threat.technique.id", rule.attack.clone().into());
-    }
-    put(&mut object, "coi.severity", rule.severity.name().into());
-    put(&mut object, "coi.clock", alert.time.into());
-    put(&mut object, "coi.response", rule.action().name().into());
-    put(&mut object, "coi.message", alert.message.as_str().into());
-    if alert.suppressed_before > 0 {
-        put(&mut object, "coi.suppressed", alert.suppressed_before.into());
-    }
-    if !alert.evidence.is_empty() {
-        let evidence = alert.evidence.iter().map(|evidence| {
-            json!({
-                "@timestamp": timestamp(evidence.time),
-                "action": evidence.kind.name(),
-                "text": evidence.text,
-            })
-        });
-        put(&mut object, "coi.evidence", evidence.collect());
-    }
-    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let mut done = json!({
-        "name": outcome.action,
-        "result": if outcome.error.is_none() { "success" } else { "failure" },
-    });
-    done["decided_us"] = microseconds(outcome.decided).into();
-    if outcome.action != ActionName::Log {
-        done["latency_us"] = microseconds(outcome.latency).into();
-    }
-    if let Some(settled) = outcome.settled {
-        done["settled_us"] = microseconds(settled).into();
-    }
-    if let Some(error) = outcome.error {
-        done["error"] = error.into();
-    }
-    put(&mut object, "coi.action", done);
-    object
+/// What was done without an alert.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    /// What.
+    pub action: ActionName,
+    /// `None` if it worked.
+    pub error: Option<&'a str>,
+    /// Who wanted it; `None` for the daemon's own policy.
+    pub by: Option<u32>,
+    /// Why, for people.
+    pub why: &'a str,
 }
 
-/// What is seen of a container, and what cannot be: told when its watch is armed, and to each viewer.
-pub fn coverage(container: &Container, programs: &[String], holes: &[Hole]) -> Map<String, Json> {
-    let mut object = about(container, "coverage");
-    put(&mut object, "coi.programs", json!(programs));
-    put(&mut object, "coi.holes", json!(holes));
-    object
+/// Why something is not in a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// `stopped`: the daemon ended in order and nobody watched until now. `crashed`: it ended without a word. `cut`: the
+    /// end of the log is missing. `queue`: records came faster than they could be written. `disk`: the disk took none.
+    pub reason: &'static str,
+    /// From when on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// How many records are missing, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// How many of them are alerts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<u64>,
+    /// The first sequence number that is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// The last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+    /// What stands behind the last whole record before this one: records that were not written to their end, each at the
+    /// end of a file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub torn: Vec<Torn>,
+    /// The system's word for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
-/// What became of a container's events since its watch began: told when it has stopped, and when the watch is over.
-pub fn counts(container: &Container, events: &BTreeMap<String, Tally>) -> Map<String, Json> {
-    let mut object = about(container, "counts");
-    put(&mut object, "coi.events", json!(events));
-    object
+/// The beginning of a record that was never finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Torn {
+    /// How many bytes of it there are.
+    pub bytes: u64,
+    /// Their SHA-256.
+    pub sha256: Hash,
 }
 
-/// A watch has come to a state. `why` is for people.
-pub fn state(container: &Container, state: WatchState, why: &str) -> Map<String, Json> {
-    let mut object = about(container, "state");
-    put(&mut object, "coi.state", json!(state));
-    put(&mut object, "coi.message", why.into());
-    object
+impl Record {
+    /// An event.
+    pub fn event(record: &impl event::Record) -> Self {
+        let mut object = of_event(record, Kind::Event);
+        redact::record(&mut object);
+        Self { kind: Kind::Event, object }
+    }
+
+    /// Events that were lost.
+    pub fn loss(record: &impl event::Record) -> Self {
+        Self { kind: Kind::Loss, object: of_event(record, Kind::Loss) }
+    }
+
+    /// An alert and what was done about it.
+    pub fn alert(record: &impl event::Record, alert: &Alert, outcome: &Outcome<'_>) -> Self {
+        let mut object = of_event(record, Kind::Alert);
+        let rule = &alert.rule;
+        put(&mut object, "event.severity", number(rule.severity).into());
+        put(&mut object, "rule.id", rule.id.as_str().into());
+        put(&mut object, "rule.name", rule.title.as_str().into());
+        if !rule.attack.is_empty() {
+            put(&mut object, "threat.framework", "MITRE ATT&CK".into());
+            put(&mut object, "threat.technique.id", rule.attack.clone().into());
+        }
+        put(&mut object, "coi.severity", rule.severity.name().into());
+        put(&mut object, "coi.clock", alert.time.into());
+        put(&mut object, "coi.response", rule.action().name().into());
+        put(&mut object, "coi.message", alert.message.as_str().into());
+        if alert.suppressed_before > 0 {
+            put(&mut object, "coi.suppressed", alert.suppressed_before.into());
+        }
+        if !alert.evidence.is_empty() {
+            let evidence = alert.evidence.iter().map(|evidence| {
+                json!({
+                    "@timestamp": timestamp(evidence.time),
+                    "action": evidence.kind.name(),
+                    "text": evidence.text,
+                })
+            });
+            put(&mut object, "coi.evidence", evidence.collect());
+        }
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut done = action(outcome.action.name(), outcome.error);
+        done["decided_us"] = microseconds(outcome.decided).into();
+        if outcome.action != ActionName::Log {
+            done["latency_us"] = microseconds(outcome.latency).into();
+        }
+        if let Some(settled) = outcome.settled {
+            done["settled_us"] = microseconds(settled).into();
+        }
+        put(&mut object, "coi.action", done);
+        redact::record(&mut object);
+        Self { kind: Kind::Alert, object }
+    }
+
+    /// Something was done that no alert asked for.
+    pub fn action(container: &Container, done: &Done<'_>) -> Self {
+        let mut record = Self::about(container, Kind::Action);
+        record.put("coi.action", action(done.action.name(), done.error));
+        record.put("event.outcome", if done.error.is_none() { "success" } else { "failure" }.into());
+        record.put("coi.message", done.why.into());
+        record.put_user(done.by);
+        record
+    }
+
+    /// The watch begins.
+    pub fn attach(container: &Container, respond: bool, owner: u32, by: u32, rules: &RulesInForce) -> Self {
+        let mut record = Self::about(container, Kind::Attach);
+        record.put_user(Some(by));
+        record.put("coi.watch", json!({ "respond": respond, "owner": owner.to_string() }));
+        record.put("coi.rules", json!(rules));
+        record.put("coi.version", env!("CARGO_PKG_VERSION").into());
+        record
+    }
+
+    /// The watch is over. `why` is for people.
+    pub fn detach(container: &Container, why: &str) -> Self {
+        let mut record = Self::about(container, Kind::Detach);
+        record.put("coi.message", why.into());
+        record
+    }
+
+    /// Other rules are in force.
+    pub fn rules(container: &Container, by: u32, rules: &RulesInForce) -> Self {
+        let mut record = Self::about(container, Kind::Rules);
+        record.put_user(Some(by));
+        record.put("coi.rules", json!(rules));
+        record
+    }
+
+    /// What is seen of a container, and what cannot be: told when its watch is armed, and to each viewer.
+    pub fn coverage(container: &Container, programs: &[String], holes: &[Hole]) -> Self {
+        let mut record = Self::about(container, Kind::Coverage);
+        record.put("coi.programs", json!(programs));
+        record.put("coi.holes", json!(holes));
+        record
+    }
+
+    /// What became of a container's events since its watch began: told when it has stopped, and when the watch is over.
+    pub fn counts(container: &Container, events: &BTreeMap<String, Tally>) -> Self {
+        let mut record = Self::about(container, Kind::Counts);
+        record.put("coi.events", json!(events));
+        record
+    }
+
+    /// The monitor is at work.
+    pub fn heartbeat(
+        container: &Container,
+        state: WatchState,
+        alerts: u64,
+        events: &BTreeMap<String, Tally>,
+    ) -> Self {
+        let mut record = Self::about(container, Kind::Heartbeat);
+        record.put("coi.state", json!(state));
+        record.put("coi.alerts", alerts.into());
+        record.put("coi.events", json!(events));
+        record
+    }
+
+    /// A watch has come to a state. `why` is for people.
+    pub fn state(container: &Container, state: WatchState, why: &str) -> Self {
+        let mut record = Self::about(container, Kind::State);
+        record.put("coi.state", json!(state));
+        record.put("coi.message", redact::text(why).into());
+        record
+    }
+
+    /// Something that people should know of a watch, whose state it does not change.
+    pub fn note(container: &Container, what: &str) -> Self {
+        let mut record = Self::about(container, Kind::Note);
+        record.put("coi.message", redact::text(what).into());
+        record
+    }
+
+    /// Something is not in this log.
+    pub fn gap(container: &Container, gap: &Gap) -> Self {
+        let mut record = Self::about(container, Kind::Gap);
+        record.put("coi.gap", json!(gap));
+        record
+    }
+
+    /// The chain up to the record `previous`, signed.
+    pub(super) fn checkpoint(container: &Container, key: &Key, owner: u32, id: &str, previous: Link) -> Self {
+        let mut record = Self::about(container, Kind::Checkpoint);
+        let time = record.object["@timestamp"].as_str().unwrap_or_default();
+        let signature = key.sign(&key::statement(owner, id, time, previous));
+        record.put(
+            "coi.checkpoint",
+            json!({ "algorithm": "ed25519", "key": key.id(), "signature": signature }),
+        );
+        record
+    }
+
+    /// Files of this log were removed; `anchor` is the last record in them.
+    pub(super) fn retention(container: &Container, files: &[String], anchor: Link) -> Self {
+        let mut record = Self::about(container, Kind::Retention);
+        record.put("coi.retention", json!({ "files": files, "last": anchor.sequence, "hash": anchor.hash }));
+        record
+    }
+
+    /// What it tells of.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// As a viewer is shown it: a line of JSON without a place in a log.
+    pub fn line(&self) -> String {
+        let mut line = visible(Json::Object(self.object.clone()).to_string());
+        line.push('\n');
+        line
+    }
+
+    /// As it stands in a log after the record `previous`, without a line's end.
+    pub(super) fn sealed(mut self, previous: Link) -> String {
+        self.put("event.sequence", previous.next().into());
+        self.put("host", HOST.clone());
+        self.put("coi.chain.previous", json!(previous.hash));
+        let line = Json::Object(self.object).to_string();
+        visible(if line.len() > LONGEST { shortened(&line) } else { line })
+    }
+
+    /// What every record about a container, and not about an event, begins with.
+    fn about(container: &Container, kind: Kind) -> Self {
+        let now = boottime();
+        let mut object = Map::new();
+        object.insert("@timestamp".into(), timestamp(now).into());
+        put(&mut object, "ecs.version", ECS_VERSION.into());
+        let (category, ty) = kind.category();
+        put_kind(&mut object, kind, &[category], &[ty]);
+        put(&mut object, "event.action", kind.name().into());
+        put(&mut object, "container.name", container.name.as_str().into());
+        put(&mut object, "container.id", container.id.as_str().into());
+        put(&mut object, "coi.clock", now.into());
+        Self { kind, object }
+    }
+
+    fn put(&mut self, name: &str, value: Json) {
+        put(&mut self.object, name, value);
+    }
+
+    fn put_user(&mut self, uid: Option<u32>) {
+        if let Some(uid) = uid {
+            self.put("user.id", uid.to_string().into());
+        }
+    }
 }
 
-/// Something that people should know of a watch, whose state it does not change.
-pub fn note(container: &Container, what: &str) -> Map<String, Json> {
-    let mut object = about(container, "note");
-    put(&mut object, "coi.message", what.into());
-    object
+/// The rules that are in force, as far as a record says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RulesInForce {
+    /// How many are enabled.
+    pub enabled: usize,
+    /// The SHA-256 of what an administrator sees of them: id, severity, action and thresholds of each.
+    pub digest: Hash,
 }
 
-/// What every record about a container, and not about an event, begins with.
-fn about(container: &Container, kind: &str) -> Map<String, Json> {
+impl RulesInForce {
+    /// Of a set.
+    pub fn of(set: &RuleSet) -> Self {
+        let enabled = || set.rules().iter().filter(|rule| rule.enabled);
+        let mut digest = Sha256::new();
+        for rule in enabled() {
+            let thresholds: Vec<_> = rule.thresholds().map(|(name, at)| format!("{name}={at}")).collect();
+            let line = format!("{} {} {} {}\n", rule.id, rule.severity, rule.action(), thresholds.join(","));
+            digest.update(line.as_bytes());
+        }
+        Self { enabled: enabled().count(), digest: Hash::from(digest) }
+    }
+}
+
+/// Which machine, since which boot.
+static HOST: LazyLock<Json> = LazyLock::new(|| {
+    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    json!({ "name": name, "boot": { "id": boot.trim() } })
+});
+
+/// What every record about an event begins with.
+fn of_event(record: &impl event::Record, kind: Kind) -> Map<String, Json> {
     let mut object = Map::new();
-    object.insert("@timestamp".into(), timestamp(boottime()).into());
+    object.insert("@timestamp".into(), timestamp(record.time()).into());
     put(&mut object, "ecs.version", ECS_VERSION.into());
-    put(&mut object, "event.kind", kind.into());
-    put(&mut object, "container.name", container.name.as_str().into());
-    put(&mut object, "container.id", container.id.as_str().into());
+    let (categories, types) = categories(record.kind());
+    if kind == Kind::Alert {
+        put_kind(&mut object, kind, &[&["intrusion_detection"], categories].concat(), types);
+    } else {
+        put_kind(&mut object, kind, categories, types);
+    }
+    for def in Field::TABLE {
+        if let Some(value) = record.get(def.field) {
+            put(&mut object, def.name, json_of(value));
+        }
+    }
+    put(&mut object, "coi.clock", record.time().into());
     object
+}
+
+fn put_kind(object: &mut Map<String, Json>, kind: Kind, categories: &[&str], types: &[&str]) {
+    put(object, "event.kind", kind.ecs_kind().into());
+    put(object, "event.module", "coi".into());
+    put(object, "event.category", json!(categories));
+    put(object, "event.type", json!(types));
+    put(object, "coi.record", kind.name().into());
+}
+
+/// `event.category` and `event.type` of a kernel event.
+const fn categories(kind: EventKind) -> (&'static [&'static str], &'static [&'static str]) {
+    match kind {
+        EventKind::Exec | EventKind::ExecFailed | EventKind::Fork => (&["process"], &["start"]),
+        EventKind::Exit => (&["process"], &["end"]),
+        EventKind::Connect => (&["network"], &["connection", "start"]),
+        EventKind::Accept => (&["network"], &["connection", "start"]),
+        EventKind::Send | EventKind::Bind | EventKind::Listen => (&["network"], &["info"]),
+        EventKind::Redirect => (&["process"], &["change"]),
+        EventKind::Link => (&["process", "network"], &["info"]),
+        EventKind::Open | EventKind::Read | EventKind::Map => (&["file"], &["access"]),
+        EventKind::Change => (&["file"], &["change"]),
+        EventKind::Syscall | EventKind::IoUring | EventKind::Mismatch => (&["process"], &["info"]),
+        EventKind::Loss => (&["host"], &["info"]),
+    }
+}
+
+fn action(name: &str, error: Option<&str>) -> Json {
+    let mut action = json!({ "name": name, "result": if error.is_none() { "success" } else { "failure" } });
+    if let Some(error) = error {
+        action["error"] = error.into();
+    }
+    action
 }
 
 /// A time of the kernel's clock as RFC 3339 in UTC, with nine digits.
@@ -139,7 +483,7 @@ pub(crate) fn timestamp(boot_time: u64) -> String {
 }
 
 /// ECS wants a number; these are the ones Elastic's own rules use for the four steps.
-fn number(severity: Severity) -> u8 {
+const fn number(severity: Severity) -> u8 {
     match severity {
         Severity::Info => 21,
         Severity::Warning => 47,
@@ -156,7 +500,7 @@ fn put(object: &mut Map<String, Json>, name: &str, value: Json) {
         }
         Some((first, rest)) => {
             let below = object.entry(first).or_insert_with(|| Json::Object(Map::new()));
-            // A name is never both a value and a prefix: the table of fields is tested for it.
+            // A name is never both a value and a prefix: the schema is tested for it.
             if let Json::Object(below) = below {
                 put(below, rest, value);
             }
@@ -164,17 +508,52 @@ fn put(object: &mut Map<String, Json>, name: &str, value: Json) {
     }
 }
 
+/// The same JSON, in which no character steers a terminal: whoever prints a log with `cat` is safe.
+pub(crate) fn visible(line: String) -> String {
+    if !line.contains(ui::is_hidden) {
+        return line;
+    }
+    // Below U+0020 JSON escapes them itself, and outside of texts there is none.
+    line.chars().fold(String::with_capacity(line.len()), |mut line, c| {
+        if ui::is_hidden(c) {
+            line.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            line.push(c);
+        }
+        line
+    })
+}
+
+/// The same record with only the beginnings of what is long.
+fn shortened(line: &str) -> String {
+    fn cut(value: &mut Json) {
+        match value {
+            Json::String(text) if text.len() > CUT => {
+                text.truncate(text.floor_char_boundary(CUT));
+            }
+            Json::Array(values) => {
+                values.truncate(32);
+                values.iter_mut().for_each(cut);
+            }
+            Json::Object(object) => object.values_mut().for_each(cut),
+            _ => {}
+        }
+    }
+    let Ok(mut record) = serde_json::from_str::<Json>(line) else { return line.to_owned() };
+    cut(&mut record);
+    record["coi"]["record_truncated"] = true.into();
+    record.to_string()
+}
+
+/// A container that a record is about.
+pub(super) type About = Arc<Container>;
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn no_field_is_both_a_value_and_a_prefix() {
-        for a in Field::TABLE {
-            for b in Field::TABLE {
-                assert!(!b.name.starts_with(&format!("{}.", a.name)), "{} and {}", a.name, b.name);
-            }
-        }
+    pub(crate) fn container() -> About {
+        Arc::new(Container { name: "c1".into(), id: "0d5b5e0e-0000-4000-8000-000000000001".into() })
     }
 
     #[test]
@@ -183,5 +562,20 @@ mod tests {
         put(&mut object, "a.b.c", 1.into());
         put(&mut object, "a.d", 2.into());
         assert_eq!(Json::Object(object), json!({"a": {"b": {"c": 1}, "d": 2}}));
+    }
+
+    #[test]
+    fn a_line_is_safe_to_print_and_means_the_same() {
+        let hidden = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{7f}\n";
+        let line = Record::note(&container(), hidden).sealed(Link::genesis(0, "x"));
+        assert!(!line.contains(ui::is_hidden), "{line}");
+        let read: Json = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["coi"]["message"], hidden);
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_shortened_and_says_so() {
+        let line = Record::note(&container(), &"\u{e4} ".repeat(LONGEST)).sealed(Link::genesis(0, "x"));
+        assert!(line.len() < 4 * CUT && line.contains("\"record_truncated\":true"), "{line}");
     }
 }

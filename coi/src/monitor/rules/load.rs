@@ -161,6 +161,13 @@ pub(in crate::monitor) fn read<T>(
     if errors.is_empty() { Ok(made) } else { Err(errors) }
 }
 
+/// What a TOML file says, by the type that it is read into; the first that is wrong.
+pub(in crate::monitor) fn deserialize<T: serde::de::DeserializeOwned>(
+    source: &Source,
+) -> Result<T, Vec<RuleError>> {
+    toml::from_str(&source.text).map_err(|error| vec![not_toml(file(source), &error)])
+}
+
 /// The error for a file that is not TOML.
 fn not_toml(file: File, error: &toml::de::Error) -> RuleError {
     let end = file.inner().len();

@@ -45,7 +45,7 @@ pub use docs::{fields_table, reference};
 pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};
 pub use layer::{Bound, Leeway, MOST_BYTES, MOST_FILES, Origin, OwnRules, RuleText, TooMuch};
-pub(in crate::monitor) use load::{Reader, read};
+pub(in crate::monitor) use load::{Reader, deserialize, read};
 pub(in crate::monitor) use message::safe;
 pub use model::{Action, Exception, KindSet, Rule, RuleSet, Severity, Source, builtin_sources};
 pub use overrides::{Amount, AtLeast, Override, Overrides};

@@ -58,6 +58,10 @@ pub struct WatchRequest {
     /// see [`Watch::passed_over`].
     #[serde(default)]
     pub rules: OwnRules,
+    /// The uid of whom the container belongs to, who may read its audit log: the caller's own if left out. Only root may
+    /// name another. It holds from the first watch on.
+    #[serde(default)]
+    pub owner: Option<u32>,
 }
 
 /// The state of what is watched, as the daemon knows it.
@@ -86,6 +90,20 @@ pub enum ActionName {
     Freeze,
     /// All its processes ended.
     Kill,
+    /// All its processes going on.
+    Thaw,
+}
+
+impl ActionName {
+    /// The name used in the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+            Self::Thaw => "thaw",
+        }
+    }
 }
 
 /// An action that a rule asked for, and what came of it.

@@ -27,6 +27,7 @@ use tokio::net::unix::pipe;
 use super::api::{ApiError, DEFAULT_SOCKET, Reloaded, Status, Watch, WatchRequest};
 use crate::http::{self, Lines, segment};
 use crate::monitor::audit;
+use crate::ui;
 
 /// What a started daemon writes to its `--ready-fd` once it answers. Else it writes why it does not, an [`ApiError`].
 pub const READY: &str = "ready\n";
@@ -167,9 +168,19 @@ impl Client {
         self.call(Method::GET, "/v1/watches", NOTHING, QUICK).await
     }
 
-    /// Has something watched; answered once the watch is armed.
+    /// Has something watched; answered once the watch is armed. It belongs to who called sudo, where somebody did, and a
+    /// link in the user's home leads to its audit log.
     pub async fn watch(&self, request: &WatchRequest) -> Result<Watch> {
-        self.call(Method::POST, "/v1/watches", Some(request), CHANGE).await
+        let owner = request.owner.or_else(|| Some(audit::link::sudo_user()?.uid.as_raw()));
+        let request = WatchRequest { owner, ..request.clone() };
+        let watch: Watch = self.call(Method::POST, "/v1/watches", Some(&request), CHANGE).await?;
+        let (name, log) = (watch.name.clone(), watch.audit.clone());
+        let linked = tokio::task::spawn_blocking(move || audit::link::make(&name, &log)).await;
+        if let Err(error) = linked.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            // The log is where it is; the link is for convenience.
+            ui::err(&format!("coi: no link to the audit log was made: {}", ui::plain(&error.to_string())));
+        }
+        Ok(watch)
     }
 
     /// The watch of this name.

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -45,12 +45,12 @@ use super::{
     Options,
     api::{ApiError, Hole, Kept, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
-    watch::Watching,
+    watch::{Raw, Watching},
 };
 use crate::{
     incus,
     monitor::{
-        audit::{self, Log, LogError},
+        audit::{self, LogError, Logs, Record, RulesInForce},
         cgroup::{self, Cgroup, CgroupError},
         config::Config,
         counts::Counts,
@@ -112,6 +112,9 @@ pub enum ServerError {
     /// Nothing can be recorded.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The audit log cannot be kept.
+    #[error(transparent)]
+    Audit(#[from] LogError),
     /// The pipeline does not start.
     #[error(transparent)]
     Pipeline(#[from] pipeline::StartError),
@@ -151,9 +154,16 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     let Started { service, listener, thread, lock } = started?;
     let result = serve(&service, listener, options.idle_exit).await;
     service.pipeline.stop();
+    for entry in service.watches().values().filter(|entry| entry.over.is_none()) {
+        entry.watching.detach("the daemon ends");
+    }
     // The programs are gone when the thread is, and the recordings are written.
     if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         tracing::error!("the monitor's thread did not end in order");
+    }
+    let logs = Arc::clone(&service.logs);
+    if tokio::task::spawn_blocking(move || logs.end()).await.is_err() {
+        tracing::error!("the audit logs were not ended in order");
     }
     // Only after that may another daemon begin.
     let _ = fs::remove_file(socket());
@@ -187,6 +197,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     priority::prefer_daemon();
     let set = Config::read(config.as_deref())?;
     let (base, sensor) = (Base::of(&set, rules.as_deref())?, set.sensor);
+    let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let sensor = Sensor::load(sensor)?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
@@ -206,6 +217,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         holes,
         rules: base.count().into(),
         base: base.into(),
+        logs,
         rule_files: rules.clone(),
         config: config.clone(),
         changed: Notify::new(),
@@ -259,11 +271,36 @@ async fn serve(
         .layer(DefaultBodyLimit::max(64 << 10))
         .layer(middleware::from_fn(admit))
         .with_state(Arc::clone(service));
+    tokio::spawn(beat(Arc::downgrade(service)));
     let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>());
     // Viewers' streams have no end of their own, so the server is dropped rather than drained.
     tokio::select! {
         result = server => result.map_err(ServerError::Start),
         () = ending => Ok(()),
+    }
+}
+
+/// Shows now and then in each log that the monitor is at work: its thread has to answer first.
+async fn beat(service: Weak<Service>) {
+    loop {
+        let Some(interval) = service.upgrade().map(|service| service.logs.options().heartbeat) else {
+            return;
+        };
+        tokio::time::sleep(interval).await;
+        let Some(service) = service.upgrade() else { return };
+        if let Err(error) = service.pipeline.catch_up().await {
+            tracing::error!(%error, "nothing is monitored");
+            return;
+        }
+        let watching: Vec<_> = service
+            .watches()
+            .values()
+            .filter(|entry| entry.over.is_none())
+            .map(|entry| Arc::clone(&entry.watching))
+            .collect();
+        for watching in watching {
+            watching.beat();
+        }
     }
 }
 
@@ -279,6 +316,7 @@ struct Service {
     base: RwLock<Base>,
     /// How many these are: who only asks does not wait.
     rules: AtomicUsize,
+    logs: Arc<Logs>,
     /// Where they come from.
     rule_files: Option<PathBuf>,
     config: Option<PathBuf>,
@@ -338,7 +376,7 @@ impl Service {
         }
     }
 
-    async fn watch(self: &Arc<Self>, request: WatchRequest) -> Result<Watch, Refusal> {
+    async fn watch(self: &Arc<Self>, request: WatchRequest, by: u32) -> Result<Watch, Refusal> {
         let found = match &request.subject {
             Subject::Container { name } => self.find_container(name, &request).await?,
             Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
@@ -364,7 +402,12 @@ impl Service {
         let (own, rules) = self.rules_for(&base, request.rules).await?;
         let (notes, inbox) = mpsc::channel(NOTES);
         let container = Arc::new(Container { name: found.name.clone(), id: found.id });
-        let log = Log::open(&audit::directory(), &container.name, &container.id)?;
+        let (logs, about) = (Arc::clone(&self.logs), Arc::clone(&container));
+        let owner = request.owner.unwrap_or(by);
+        let opened = tokio::task::spawn_blocking(move || logs.open(owner, about)).await;
+        let log = opened.map_err(|error| Refusal::internal(error.to_string()))??;
+        let owner = log.owner();
+        let in_force = RulesInForce::of(&rules.set);
         let watched = Arc::new(Watched {
             scope: coi_common::Scope { level: cgroup::level(&found.path), ..workspace.unwrap_or_default() },
             container,
@@ -393,16 +436,26 @@ impl Service {
         } else {
             "armed; it is only observed"
         };
-        let coverage = audit::coverage(&watching.watched.container, &self.programs, &watching.holes);
-        watching.record(coverage, false).await;
-        watching.enter(WatchState::Armed, why).await;
+        let container = &watching.watched.container;
+        watching.record(Record::attach(container, request.respond, owner, by, &in_force));
+        watching.record(Record::coverage(container, &self.programs, &watching.holes));
+        watching.enter(WatchState::Armed, why);
         self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
+        let audit::Options { on_full_disk, events: kinds, .. } = self.logs.options().clone();
+        let raw = match kinds.is_empty() {
+            true => None,
+            false => {
+                let view = watched.viewers.join(true);
+                let looks = self.pipeline.look(Arc::clone(&watched)).await??;
+                Some(Raw { view, kinds, _looks: looks })
+            }
+        };
         let entry = Entry { watching: Arc::clone(&watching), over: None };
         self.watches().insert(found.name, entry);
         drop(base);
         self.changed.notify_waiters();
         let (ended, mut over) = mpsc::channel(1);
-        tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended));
+        tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended, on_full_disk, raw));
         let service = Arc::clone(self);
         tokio::spawn(async move {
             if let Some(watching) = over.recv().await
@@ -482,10 +535,10 @@ impl Service {
     }
 
     /// Has a watch's task do what a person wants: in order, so after every freeze that was decided before.
-    async fn order(&self, name: &str, order: Order) -> Result<Watch, Refusal> {
+    async fn order(&self, name: &str, order: Order, by: u32) -> Result<Watch, Refusal> {
         let watching = self.find(name)?;
         let (reply, done) = oneshot::channel();
-        watching.watched.notes.send(Note::Order(order, reply)).await.map_err(|_| pipeline::Ended)?;
+        watching.watched.notes.send(Note::Order(order, by, reply)).await.map_err(|_| pipeline::Ended)?;
         done.await.map_err(|_| pipeline::Ended)??;
         Ok(watching.describe())
     }
@@ -493,7 +546,7 @@ impl Service {
     /// Watches no longer.
     async fn end(&self, watching: &Arc<Watching>) -> Result<(), Refusal> {
         if !watching.is_over() {
-            watching.enter(WatchState::Gone, "watched no longer").await;
+            watching.enter(WatchState::Gone, "watched no longer");
         }
         self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
         // It has ended already if this is the second time.
@@ -610,6 +663,11 @@ impl Peer {
         self.0.is_some_and(|cred| cred.uid() == 0)
     }
 
+    /// Whose calls are answered has one.
+    fn uid(self) -> u32 {
+        self.0.map_or(u32::MAX, |cred| cred.uid())
+    }
+
     /// Root, or a member of Incus's group.
     fn is_admin(self) -> bool {
         let Some(cred) = self.0 else { return false };
@@ -665,8 +723,12 @@ async fn watch(
         let words = "only root may have a cgroup of the host watched; run the command with sudo".into();
         return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
     }
+    if request.owner.is_some_and(|owner| owner != peer.uid()) && !peer.is_root() {
+        let words = "only root may say whose container it is; leave out `owner`".into();
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
+    }
     // The caller may go away; what was begun is carried through.
-    let watching = tokio::spawn(async move { service.watch(request).await });
+    let watching = tokio::spawn(async move { service.watch(request, peer.uid()).await });
     watching.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
 }
 
@@ -692,16 +754,18 @@ async fn forget(
 
 async fn unfreeze(
     State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
-    service.order(&name, Order::Thaw).await.map(Json)
+    service.order(&name, Order::Thaw, peer.uid()).await.map(Json)
 }
 
 async fn kill(
     State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
-    service.order(&name, Order::Kill).await.map(Json)
+    service.order(&name, Order::Kill, peer.uid()).await.map(Json)
 }
 
 /// Reads the rule files again. Only root may: rules decide what is frozen, and the files are root's.
@@ -714,14 +778,14 @@ async fn reload(
         return Err(Refusal::new(StatusCode::FORBIDDEN, "denied", words));
     }
     // The caller may go away; what was begun is carried through.
-    let reloaded = tokio::spawn(async move { service.reload().await });
+    let reloaded = tokio::spawn(async move { service.reload(peer.uid()).await });
     reloaded.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
 }
 
 impl Service {
     /// Has every watch judged by the rules as they are now, or none. What a watch has brought may not go with them any
     /// more; it keeps the rules that it has, and that is said.
-    async fn reload(&self) -> Result<Reloaded, Refusal> {
+    async fn reload(&self, by: u32) -> Result<Reloaded, Refusal> {
         let mut base = self.base.write().await;
         let (files, config) = (self.rule_files.clone(), self.config.clone());
         let live = self.live();
@@ -746,7 +810,16 @@ impl Service {
                 Err(why) => misfits.push((watching, why)),
             }
         }
+        let told: Vec<_> = rules
+            .iter()
+            .map(|(watched, rules)| (Arc::clone(watched), RulesInForce::of(&rules.set)))
+            .collect();
         self.pipeline.use_rules(rules).await??;
+        for (watched, in_force) in told {
+            if let Ok(watching) = self.find(&watched.container.name) {
+                watching.record(Record::rules(&watched.container, by, &in_force));
+            }
+        }
         *base = new;
         let rules = base.count();
         self.rules.store(rules, Ordering::Relaxed);
@@ -759,7 +832,7 @@ impl Service {
             let words =
                 format!("it keeps its rules, since its own do not go with the machine's any more: {why}");
             tracing::warn!(name = container.name, "{words}");
-            watching.record(audit::note(container, &words), true).await;
+            watching.record(Record::note(container, &words));
             kept.push(Kept { watch: container.name.clone(), why });
         }
         Ok(Reloaded { rules, kept })
@@ -830,13 +903,9 @@ async fn events(
         Form::Alerts => None,
         Form::Ecs | Form::Recording => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
     };
-    let state = |why: &str| {
-        let record = audit::state(&watching.watched.container, watching.state(), why);
-        format!("{}\n", serde_json::Value::Object(record))
-    };
+    let state = |why: &str| Record::state(&watching.watched.container, watching.state(), why).line();
     let form = query.form;
-    let coverage = audit::coverage(&watching.watched.container, &service.programs, &watching.holes);
-    let coverage = format!("{}\n", serde_json::Value::Object(coverage));
+    let coverage = Record::coverage(&watching.watched.container, &service.programs, &watching.holes).line();
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
         Form::Recording => {
@@ -854,8 +923,7 @@ async fn events(
                 let why = format!(
                     "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
                 );
-                let record = audit::state(&container, now.state(), &why);
-                Some(format!("{}\n", serde_json::Value::Object(record)))
+                Some(Record::state(&container, now.state(), &why).line())
             }
             shown => shown.into_line(),
         })

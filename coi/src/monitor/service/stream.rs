@@ -38,8 +38,6 @@ pub struct Line {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Event {
-    /// `event`, `alert` or `state`.
-    pub kind: String,
     /// Such as `exec`.
     pub action: String,
 }
@@ -88,6 +86,8 @@ pub struct File {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Coi {
+    /// Which kind of line: `event`, `alert`, `state` and so on, see [`crate::monitor::audit::Kind`].
+    pub record: String,
     /// How grave the rule says it is.
     pub severity: Option<Severity>,
     /// What the rule asks for.
@@ -116,6 +116,50 @@ pub struct Coi {
     pub events: BTreeMap<String, Tally>,
     /// What cannot be seen.
     pub holes: Vec<Hole>,
+    /// Alerts so far.
+    pub alerts: u64,
+    /// The rules in force.
+    pub rules: Rules,
+    /// What is not in the log.
+    pub gap: Gap,
+    /// What was removed from it in order.
+    pub retention: Retention,
+}
+
+/// The rules in force.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Rules {
+    /// How many.
+    pub enabled: u64,
+}
+
+/// What is not in a log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Gap {
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// How many records.
+    pub records: u64,
+    /// The first that is missing.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// The system's word for it.
+    pub error: String,
+}
+
+/// What was removed from a log in order.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Which files.
+    pub files: Vec<String>,
+    /// The last record in them.
+    pub last: u64,
 }
 
 /// What was changed about a file.
@@ -214,7 +258,7 @@ impl Line {
 
     /// Whether a rule fired.
     pub fn is_alert(&self) -> bool {
-        self.event.kind == "alert"
+        self.coi.record == "alert"
     }
 
     /// The action that was taken, if it worked.
@@ -242,9 +286,9 @@ mod tests {
     #[test]
     fn a_kill() {
         let line = Line::read(&json!({
-            "event": { "kind": "alert", "action": "link", "severity": 99 },
+            "event": { "action": "link", "severity": 99 },
             "rule": { "id": "reverse-shell", "name": "Reverse shell" },
-            "coi": { "severity": "critical", "message": "m", "action": { "name": "kill", "result": "success" } },
+            "coi": { "record": "alert", "severity": "critical", "message": "m", "action": { "name": "kill", "result": "success" } },
         }));
         assert!(line.is_alert());
         assert_eq!((line.done(), line.coi.severity), (Some(ActionName::Kill), Some(Severity::Critical)));
@@ -253,7 +297,7 @@ mod tests {
     #[test]
     fn an_odd_field_hides_nothing() {
         let line = Line::read(&json!({
-            "event": { "kind": "state" }, "file": "not an object", "coi": { "state": "killed", "new": 1 },
+            "event": {}, "file": "not an object", "coi": { "state": "killed", "new": 1 },
         }));
         assert_eq!(line.coi.state, Some(WatchState::Killed));
     }

@@ -11,19 +11,18 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
 use crate::monitor::{
-    audit::{self, Log},
+    audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
-    event::{Field, Record as _, Value as FieldValue},
-    pipeline::{Decision, Handle, Note, Order, OrderError, Watched},
+    event::{EventKind, Field, Record as _, Value as FieldValue},
+    pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
     respond::{Owner, RespondError, Responder},
     rules::Counters,
     sensor::boottime,
-    viewers::Shown,
+    viewers::{Shown, View},
 };
 
 /// A watch, as the service and its task share it.
@@ -37,7 +36,8 @@ pub(super) struct Watching {
     /// What cannot be seen of it.
     pub(super) holes: Vec<Hole>,
     audit: PathBuf,
-    log: Mutex<Log>,
+    /// `None` when it is over.
+    log: Mutex<Option<Log>>,
     now: Mutex<Now>,
     /// Held while an action is under way.
     acting: tokio::sync::Mutex<()>,
@@ -67,7 +67,7 @@ impl Watching {
             ephemeral,
             holes,
             audit: log.path().to_owned(),
-            log: Mutex::new(log),
+            log: Mutex::new(Some(log)),
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
@@ -92,9 +92,17 @@ impl Watching {
         }
     }
 
-    /// Ends when no action is under way.
+    /// Ends when no action is under way and all that was recorded is on the disk, if the disk takes it.
     pub(super) async fn settled(&self) {
         drop(self.acting.lock().await);
+        self.flush().await;
+    }
+
+    async fn flush(&self) {
+        let flushed = self.log().as_ref().map(Log::flushed);
+        if let Some(flushed) = flushed {
+            flushed.await;
+        }
     }
 
     /// Has it ended for good?
@@ -111,13 +119,18 @@ impl Watching {
         self.now().cgroup.clone()
     }
 
+    fn log(&self) -> MutexGuard<'_, Option<Log>> {
+        // It is only taken out whole.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> MutexGuard<'_, Now> {
         // A panic elsewhere leaves a state that is still one of the states.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Comes to a state and says so, in the log and to whoever looks on.
-    pub(super) async fn enter(self: &Arc<Self>, state: WatchState, why: &str) {
+    pub(super) fn enter(&self, state: WatchState, why: &str) {
         {
             let mut now = self.now();
             now.state = state;
@@ -125,33 +138,33 @@ impl Watching {
                 now.last_action = None;
             }
         }
-        self.record(audit::state(&self.watched.container, state, why), true).await;
+        self.record(Record::state(&self.watched.container, state, why));
     }
 
-    /// Writes a record and shows it. The disk is waited for on a thread of its own.
-    pub(super) async fn record(self: &Arc<Self>, record: Map<String, Value>, sync: bool) {
-        let this = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || {
-            let mut log = this.log.lock().unwrap_or_else(PoisonError::into_inner);
-            let shown = Value::Object(record.clone());
-            (log.append(record, sync), shown)
-        })
-        .await;
-        let Ok((written, shown)) = written else { return };
-        let line = match written {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::error!(%error, container = self.watched.container.name, "a record could not be written");
-                format!("{shown}\n")
-            }
-        };
-        self.watched.viewers.show(&Shown::Line(line.into()));
+    /// Shows a record, and has it written.
+    pub(super) fn record(&self, record: Record) {
+        self.watched.viewers.show(&Shown::Line(record.line().into()));
+        self.write(record);
+    }
+
+    /// Has a record written that says nothing to who looks on.
+    fn write(&self, record: Record) {
+        if let Some(log) = &*self.log() {
+            log.append(record);
+        }
+    }
+
+    /// The monitor has shown that it is at work.
+    pub(super) fn beat(&self) {
+        let alerts = self.alerts.load(Ordering::Relaxed);
+        let counts = self.watched.counts.by_kind();
+        self.write(Record::heartbeat(&self.watched.container, self.state(), alerts, &counts));
     }
 
     /// Writes down what became of the events so far.
-    async fn sum_up(self: &Arc<Self>) {
+    fn sum_up(&self) {
         let counts = self.watched.counts.by_kind();
-        self.record(audit::counts(&self.watched.container, &counts), true).await;
+        self.record(Record::counts(&self.watched.container, &counts));
     }
 
     /// Carries out what the pipeline decided, until it is over.
@@ -160,33 +173,60 @@ impl Watching {
         pipeline: Handle,
         mut notes: mpsc::Receiver<Note>,
         ended: mpsc::Sender<Arc<Self>>,
+        on_full_disk: OnFullDisk,
+        mut raw: Option<Raw>,
     ) {
-        while let Some(note) = notes.recv().await {
+        let Some(mut progress) = self.log().as_ref().map(Log::progress) else { return };
+        loop {
+            let note = tokio::select! {
+                biased;
+                note = notes.recv() => note,
+                Ok(()) = progress.changed() => {
+                    let trouble = progress.borrow_and_update().trouble.clone();
+                    self.heed(trouble, on_full_disk).await;
+                    continue;
+                }
+                shown = next(&mut raw) => {
+                    self.write_raw(shown, raw.as_ref());
+                    continue;
+                }
+            };
+            let Some(note) = note else { return };
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
                     self.now().cgroup = Some(Arc::clone(&cgroup));
                     // Incus may take its time; what the watch decides does not wait for it.
                     tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
-                    self.enter(WatchState::Running, "its cgroup was made").await;
+                    self.enter(WatchState::Running, "its cgroup was made");
+                    let trouble = progress.borrow().trouble.clone();
+                    if trouble.is_some() {
+                        self.heed(trouble, on_full_disk).await;
+                    }
                 }
                 Note::Gone => {
                     self.now().cgroup = None;
                     if !self.is_over() {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
-                        self.enter(state, "its cgroup was removed").await;
+                        self.enter(state, "its cgroup was removed");
                     }
                     if !self.ephemeral {
-                        self.sum_up().await;
+                        self.sum_up();
                     } else {
                         // The service has it disarmed; nobody there means the daemon is ending.
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
                 }
-                Note::Over => return self.sum_up().await,
-                Note::Order(order, reply) => {
+                Note::Over => {
+                    self.sum_up();
+                    self.detach("watched no longer");
+                    self.flush().await;
+                    drop(self.log().take());
+                    return;
+                }
+                Note::Order(order, by, reply) => {
                     // Who asked may have gone away; it is done all the same.
-                    let _ = reply.send(self.obey(order, &pipeline).await);
+                    let _ = reply.send(self.obey(order, by, &pipeline).await);
                 }
                 Note::Unsaid(unsaid) => {
                     for (rule, Counters { suppressed, evicted }) in unsaid {
@@ -194,19 +234,74 @@ impl Watching {
                             "rule {}: {suppressed} more alerts were not repeated, {evicted} subjects were forgotten for want of room",
                             rule.id
                         );
-                        self.record(audit::note(&self.watched.container, &why), false).await;
+                        self.record(Record::note(&self.watched.container, &why));
                     }
                 }
-                Note::Lost(event) => {
-                    self.record(audit::event(&*event), false).await;
-                }
+                Note::Lost(event) => self.record(Record::loss(&*event)),
             }
             let unsaid = self.watched.unsaid.swap(0, Ordering::Relaxed);
             if unsaid > 0 {
+                self.miss(unsaid);
                 let why =
                     format!("{unsaid} alerts came faster than they could be written and are not in this log");
-                self.enter(self.state(), &why).await;
+                self.enter(self.state(), &why);
             }
+        }
+    }
+
+    /// The watch is over, or its daemon.
+    pub(super) fn detach(&self, why: &str) {
+        self.write(Record::detach(&self.watched.container, why));
+    }
+
+    /// So much is not in the log.
+    fn miss(&self, records: u64) {
+        let gap = Gap { reason: "queue", records: Some(records), ..Gap::default() };
+        self.write(Record::gap(&self.watched.container, &gap));
+    }
+
+    /// Writes down what was seen of the kinds that the configuration asks for.
+    fn write_raw(&self, shown: Option<Shown>, raw: Option<&Raw>) {
+        match (shown, raw) {
+            (Some(Shown::Event(_, event)), Some(raw)) if raw.kinds.contains(&event.kind) => {
+                self.write(Record::event(&*event));
+            }
+            (Some(Shown::Missed(missed)), _) => self.miss(missed),
+            _ => {}
+        }
+    }
+
+    /// The disk takes no more records, or takes them again.
+    async fn heed(&self, trouble: Option<String>, on_full_disk: OnFullDisk) {
+        if on_full_disk == OnFullDisk::Continue || !self.watched.respond.load(Ordering::Relaxed) {
+            return;
+        }
+        let _acting = self.acting.lock().await;
+        let (state, is_by_rule) = {
+            let now = self.now();
+            (now.state, now.last_action.is_some())
+        };
+        let Some(cgroup) = self.cgroup() else { return };
+        let (action, done, why, then) = match trouble {
+            Some(error) if state == WatchState::Running => {
+                let why = format!("frozen until the audit log can be written: {error}");
+                let mut done = self.responder.freeze(cgroup).await;
+                if done.is_ok() {
+                    done = self.responder.announce().await;
+                }
+                (ActionName::Freeze, done, why, WatchState::Frozen)
+            }
+            None if state == WatchState::Frozen && !is_by_rule => {
+                let why = "the audit log can be written again".to_owned();
+                (ActionName::Thaw, self.responder.thaw(cgroup).await, why, WatchState::Running)
+            }
+            _ => return,
+        };
+        let error = done.err().map(|error| error.to_string());
+        let done = Done { action, error: error.as_deref(), by: None, why: &why };
+        self.record(Record::action(&self.watched.container, &done));
+        if error.is_none() {
+            self.enter(then, &why);
         }
     }
 
@@ -225,49 +320,60 @@ impl Watching {
                 };
                 if mine {
                     let why = format!("{} is another container's", cgroup.path());
-                    self.enter(WatchState::Armed, &why).await;
+                    self.enter(WatchState::Armed, &why);
                 }
             }
             Owner::Successor => {
-                self.enter(WatchState::Gone, "another container has its name now").await;
+                self.enter(WatchState::Gone, "another container has its name now");
                 // Nobody there means the daemon is ending.
                 let _ = ended.send(Arc::clone(&self)).await;
             }
         }
     }
 
-    async fn obey(self: &Arc<Self>, order: Order, pipeline: &Handle) -> Result<(), OrderError> {
+    async fn obey(&self, order: Order, by: u32, pipeline: &Handle) -> Result<(), OrderError> {
         let _acting = self.acting.lock().await;
         let Some(cgroup) = self.cgroup() else {
             return Err(OrderError::NothingRuns(self.watched.container.name.clone()));
+        };
+        let tell = |action, why: &str, done: &Result<(), RespondError>| {
+            let error = done.as_ref().err().map(ToString::to_string);
+            let done = Done { action, error: error.as_deref(), by: Some(by), why };
+            self.record(Record::action(&self.watched.container, &done));
         };
         match order {
             Order::Thaw => {
                 // What happened so far is over before it goes on.
                 pipeline.rearm(Arc::clone(&self.watched)).await?;
-                self.responder.thaw(cgroup).await?;
-                self.enter(WatchState::Running, "thawed by a person; armed again").await;
+                let why = "thawed by a person; armed again";
+                let thawed = self.responder.thaw(cgroup).await;
+                tell(ActionName::Thaw, why, &thawed);
+                thawed?;
+                self.enter(WatchState::Running, why);
             }
             Order::Kill => {
+                let why = "killed by a person";
                 let killed = self.responder.kill(cgroup).await;
                 if killed.is_ok() {
                     // Who follows it need not wait until Incus has cleaned up.
-                    self.enter(WatchState::Gone, "killed by a person").await;
+                    self.enter(WatchState::Gone, why);
                 }
-                self.responder.bury().await.or(killed)?;
+                let done = self.responder.bury().await.or(killed);
+                tell(ActionName::Kill, why, &done);
+                done?;
             }
         }
         Ok(())
     }
 
-    async fn act(self: &Arc<Self>, decision: Decision) {
+    async fn act(&self, decision: Decision) {
         let Decision { event, alert, action, cgroup, decided } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
         // Who asks for the watch meanwhile is answered when the action is over.
         let _acting = self.acting.lock().await;
         let since = || Duration::from_nanos(boottime().saturating_sub(event.time));
         let mut done = match (action, cgroup) {
-            (ActionName::Log, _) => Ok(()),
+            (ActionName::Log | ActionName::Thaw, _) => Ok(()),
             (ActionName::Freeze, Some(cgroup)) => self.responder.freeze(cgroup).await,
             (ActionName::Kill, Some(cgroup)) => self.responder.kill(cgroup).await,
             // The cgroup was gone before it could be opened, and with it what ran there.
@@ -276,7 +382,8 @@ impl Watching {
         let latency = since();
         let mut settled = None;
         match action {
-            ActionName::Log => {}
+            // No rule asks for a thaw.
+            ActionName::Log | ActionName::Thaw => {}
             ActionName::Freeze => match self.responder.announce().await {
                 Ok(()) => settled = Some(since()),
                 // It stands still; what Incus makes of it is second.
@@ -313,18 +420,32 @@ impl Watching {
                 now.state = if action == ActionName::Kill { WatchState::Killed } else { WatchState::Frozen };
             }
         }
-        self.record(
-            audit::alert(
-                &event,
-                &alert,
-                &audit::Outcome { action, decided, latency, settled, error: error.as_deref() },
-            ),
-            true,
-        )
-        .await;
+        let outcome = Outcome { action, decided, latency, settled, error: error.as_deref() };
+        self.record(Record::alert(&event, &alert, &outcome));
         if action != ActionName::Log && error.is_none() {
             let state = self.state();
-            self.record(audit::state(&self.watched.container, state, &alert.message), true).await;
+            self.record(Record::state(&self.watched.container, state, &alert.message));
         }
     }
+}
+
+/// Who looks on for the log's sake.
+pub(super) struct Raw {
+    pub(super) view: View,
+    /// The kinds that are written down.
+    pub(super) kinds: Vec<EventKind>,
+    /// As long as it is there, the kernel side sends every event.
+    pub(super) _looks: Onlooker,
+}
+
+/// The next that is shown; never, if nobody looks.
+async fn next(raw: &mut Option<Raw>) -> Option<Shown> {
+    let shown = match raw {
+        Some(raw) => raw.view.next().await,
+        None => std::future::pending().await,
+    };
+    if shown.is_none() {
+        *raw = None;
+    }
+    shown
 }
