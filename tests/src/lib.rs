@@ -168,6 +168,11 @@ impl Coi {
         }
     }
 
+    /// The home of who calls `coi`.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The workspace on the host.
     pub fn workspace(&self) -> &Path {
         self.workspace.path()

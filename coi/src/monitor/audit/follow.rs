@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::MetadataExt as _,
 };
@@ -40,11 +40,8 @@ impl Follow {
         inotify.add_watch(&place.directory, flags)?;
         let mut follow =
             Self { place, inotify, file: None, seen: 0, partial: Vec::new(), lines: VecDeque::new() };
-        let pieces = follow.place.pieces()?;
         let mut have = 0;
-        for piece in pieces.iter().rev() {
-            // A file that was rotated just now is found under its new name by who opens it.
-            let mut file = File::open(&piece.path)?;
+        for (piece, mut file) in follow.place.open()?.into_iter().rev() {
             have += count_lines(&mut file)?;
             file.seek(SeekFrom::Start(0))?;
             follow.seen = piece.first.unwrap_or(follow.seen);
@@ -65,7 +62,7 @@ impl Follow {
             if self.read()? {
                 continue;
             }
-            let Some(next) = self.next_file()? else { return Ok(None) };
+            let Some((next, file)) = self.next_file()? else { return Ok(None) };
             // It was renamed after its last record: what was written before that is read first.
             if self.read()? {
                 continue;
@@ -73,11 +70,7 @@ impl Follow {
             // What is left of a line was never finished.
             self.partial.clear();
             self.seen = next.first.unwrap_or(self.seen);
-            self.file = match File::open(&next.path) {
-                // It is rotated at this moment; under its new name it is found again.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                file => Some(file?),
-            };
+            self.file = Some(file);
         }
     }
 
@@ -109,18 +102,21 @@ impl Follow {
     }
 
     /// The file after the one that is read.
-    fn next_file(&self) -> io::Result<Option<Piece>> {
-        let pieces = self.place.pieces()?;
-        let Some(file) = &self.file else { return Ok(pieces.into_iter().next()) };
-        let metadata = file.metadata()?;
-        let is_it = |piece: &Piece| {
-            std::fs::metadata(&piece.path)
-                .is_ok_and(|other| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino()))
-        };
+    fn next_file(&self) -> io::Result<Option<(Piece, File)>> {
+        let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let Some(file) = &self.file else { return Ok(self.place.open()?.into_iter().next()) };
+        let current = identity(&file.metadata()?);
+        if fs::metadata(self.place.active()).is_ok_and(|newest| identity(&newest) == current) {
+            return Ok(None);
+        }
+        // By name alone, one that is rotated at this moment would be taken for its successor.
+        let pieces = self.place.open()?;
+        let is_it =
+            |(_, other): &(Piece, File)| other.metadata().is_ok_and(|other| identity(&other) == current);
         Ok(match pieces.iter().position(is_it) {
             Some(at) => pieces.into_iter().nth(at + 1),
             // It was removed; its number tells which come after it.
-            None => pieces.into_iter().find(|piece| piece.first.is_none_or(|first| first > self.seen)),
+            None => pieces.into_iter().find(|(piece, _)| piece.first.is_none_or(|first| first > self.seen)),
         })
     }
 }
