@@ -114,6 +114,10 @@ impl Store {
             store.set_aside(active.first.map(|(first, _)| first))?;
         }
         store.ensure_file()?;
+        if let Some(note) = note.as_ref().filter(|note| note.ended) {
+            // Before anything is added: what stands behind a log that has ended is somebody else's.
+            store.head.write(&Head { ended: false, ..note.clone() })?;
+        }
         if store.last.sequence > 0 {
             let is_cut = in_files.sequence < noted.sequence;
             let reason = match &note {
