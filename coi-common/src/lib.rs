@@ -241,11 +241,49 @@ pub struct Address {
 /// The size of a `struct sockaddr_in6`; of a `sockaddr_in` it is 16.
 pub const SOCKADDR: usize = 28;
 
-/// How long the tables of the 32-bit system calls are.
-pub const I386_CALLS: u32 = 544;
+/// How long the table of system calls is.
+pub const CALLS: u32 = 544;
 
-/// Where in them the calls of socketcall(2) begin.
+/// Where in it the calls of socketcall(2) begin, which is one of the 32-bit ones.
 pub const I386_SOCKETCALL: u32 = 512;
+
+/// How many programs there may be for system calls. Those that are named here are jumped to by name.
+pub const PROGRAMS: u32 = 16;
+/// In place of a program: what the end of every call does by itself with one that reads.
+pub const READ: u32 = 1;
+/// The program for calls that send.
+pub const SEND: u32 = 2;
+
+/// Where a 32-bit call has its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Form {
+    /// In registers.
+    Registers = 0,
+    /// In memory, where the first register says: the old mmap(2).
+    Block = 1,
+    /// In memory, where the second register says; the first says which of the calls behind [`I386_SOCKETCALL`] it is.
+    Socketcall = 2,
+}
+
+/// What is done with a system call.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Entry {
+    /// Its number on x86-64.
+    pub number: u16,
+    /// The number of the program that goes on with it; 0 if nobody looks at it.
+    pub program: u8,
+    /// Which argument is a text; [`NO_TEXT`] if none.
+    pub text: u8,
+    /// A [`Form`].
+    pub form: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// In [`Entry::text`].
+pub const NO_TEXT: u8 = u8::MAX;
 
 /// In place of a protocol: a raw or packet socket, whose packets are of its own making. IPPROTO_RAW.
 pub const PROTOCOL_RAW: u32 = 255;
@@ -657,6 +695,11 @@ pub struct Offsets {
     pub regs_cx: u32,
     pub regs_bp: u32,
     pub task_thread_status: u32,
+    pub cgroup_root: u32,
+    pub cgroup_root_hierarchy_id: u32,
+    pub cgroup_level: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_id: u32,
     pub regs_orig_ax: u32,
     pub cred_cap_effective: u32,
     pub fs_pwd: u32,

@@ -1,8 +1,8 @@
 //! A system call that has returned, whichever entry it came by.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::TracePointContext};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
-use crate::{kernel, stream};
+use crate::stream;
 
 /// What a call gives back when it fails; `include/uapi/asm-generic/errno-base.h` and `errno.h`.
 pub const EPERM: i64 = -1;
@@ -31,31 +31,6 @@ pub trait Call {
     }
     /// The address in a `struct msghdr` of the caller's memory, and its length.
     fn message(&self, header: u64) -> Option<(u64, u64)>;
-}
-
-/// A native call, at its tracepoint `syscalls/sys_exit_*`.
-impl Call for TracePointContext {
-    #[inline(always)]
-    fn result(&self) -> Option<i64> {
-        // SAFETY: `long ret` at 16; the verifier checks it against the context's size.
-        unsafe { self.read_at(16) }.ok()
-    }
-
-    #[inline(always)]
-    fn number(&self) -> u32 {
-        // SAFETY: `int __syscall_nr` at 8; as above.
-        unsafe { self.read_at(8) }.unwrap_or(u32::MAX)
-    }
-
-    #[inline(always)]
-    fn argument(&self, place: u32) -> u64 {
-        kernel::argument(place)
-    }
-
-    #[inline(always)]
-    fn message(&self, header: u64) -> Option<(u64, u64)> {
-        Some((user::<u64>(header)?, u64::from(user::<u32>(header + 8)?)))
-    }
 }
 
 /// Reads a number of the caller's memory.

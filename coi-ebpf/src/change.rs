@@ -5,14 +5,15 @@
 //! the kernel's.
 
 use aya_ebpf::{
-    macros::{map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::PerCpuArray,
-    programs::TracePointContext,
+    programs::BtfTracePointContext,
 };
 use coi_common::{Change, FLAG_PATH_AS_PASSED, Header, Kind};
 
 use crate::{
     call::{Call, EACCES, EPERM, EROFS, UNKNOWN},
+    entry::{self, Returned},
     exec::bounded,
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, NOWHERE, Name, Passed},
     ring::{self, Weight},
@@ -69,15 +70,14 @@ static CHANGES: PerCpuArray<ChangeRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// After a system call that changes names, modes, owners or lengths: rename, link, symlink, unlink, rmdir, mkdir, chmod,
 /// chown, truncate and their kin. Costs, watched and wanted, a microsecond; else a look-up. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_change(ctx: TracePointContext) -> u32 {
-    let _ = changed(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_change(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(changed);
     0
 }
 
-/// What [`exit_change`] does.
 #[inline(always)]
-pub fn changed(call: &impl Call) -> Option<()> {
+fn changed(call: &Returned) -> Option<()> {
     let watched = scope::watched()?;
     let result = call.result().filter(|result| matches!(*result, 0 | EPERM | EACCES | EROFS))?;
     if !wanted::kind(Kind::Change, &watched) {

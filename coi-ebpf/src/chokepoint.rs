@@ -39,7 +39,7 @@ pub fn tells(what: u32) -> bool {
     CHOKEPOINTS.get(0).is_some_and(|told| told & what != 0)
 }
 
-/// A file was opened or could not be. Costs others the scope's look-up; as [`open::exit_open`] otherwise. Linux 5.15 on.
+/// A file was opened or could not be. Costs others the scope's look-up; as the calls that open otherwise. Linux 5.15 on.
 #[fexit(function = "do_filp_open")]
 pub fn exit_filp_open(ctx: FExitContext) -> i32 {
     let _ = opened(&ctx);

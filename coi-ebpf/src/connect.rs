@@ -5,9 +5,9 @@
 
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
-    macros::{btf_tracepoint, cgroup_sock_addr, map, tracepoint},
+    macros::{btf_tracepoint, cgroup_sock_addr, map},
     maps::{LruHashMap, PerCpuArray},
-    programs::{BtfTracePointContext, SockAddrContext, TracePointContext},
+    programs::{BtfTracePointContext, SockAddrContext},
 };
 use coi_common::{
     Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
@@ -16,7 +16,7 @@ use coi_common::{
 
 use crate::{
     call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM, UNKNOWN},
-    chokepoint,
+    chokepoint, entry,
     exec::bounded,
     kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
     listen, memory,
@@ -271,9 +271,9 @@ fn datagram(ctx: &SockAddrContext, family: u16) {
 
 /// After connect(2): AF_UNIX, raw sockets, and TCP that was refused before a SYN. Costs some 100 ns of a call
 /// that takes microseconds. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_connect(ctx: TracePointContext) -> u32 {
-    let _ = connected(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_connect(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(connected);
     0
 }
 

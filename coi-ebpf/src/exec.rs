@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user,
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, map, raw_tracepoint},
     maps::PerCpuArray,
-    programs::{RawTracePointContext, TracePointContext},
+    programs::{BtfTracePointContext, RawTracePointContext},
 };
 use coi_common::{
     ARGS_KEPT, Exec, FLAG_ARGS_TRUNCATED, FLAG_ARGS_UNREADABLE, FLAG_EXEC_SECURE, FLAG_PATH_UNREADABLE,
@@ -13,13 +13,17 @@ use coi_common::{
 
 use crate::{
     call::Call,
-    kernel::{Structure, argument, current, offset, read},
+    entry::{self, Returned},
+    kernel::{Structure, current, offset, read},
     name::{AT_FDCWD, Name, Passed},
     open::refused,
     path::{self, PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
     scope, stream, task,
 };
+
+/// execve(2) on x86-64.
+const SYS_EXECVE: u32 = 59;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -119,24 +123,21 @@ pub fn bounded(number: u64, mask: u64) -> u64 {
     number & mask
 }
 
-/// After execve(2): it returns into the old program only when it failed. Costs nothing on success but the
-/// scope's look-up. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_execve(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: AT_FDCWD, text: Passed::by_caller(argument(0)) });
-    0
-}
-
-/// After execveat(2). As [`exit_execve`].
-#[tracepoint]
-pub fn exit_execveat(ctx: TracePointContext) -> u32 {
-    let _ = failed(&ctx, || Name { directory: argument(0) as i32, text: Passed::by_caller(argument(1)) });
+/// After execve(2) and execveat(2), which return into the old program only when they failed. Linux 5.15 on.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_exec(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(failed);
     0
 }
 
 #[inline(always)]
-fn failed(call: &impl Call, name: impl FnOnce() -> Name) -> Option<()> {
+fn failed(call: &Returned) -> Option<()> {
     let result = call.result().filter(|result| *result < 0)?;
     let watched = scope::watched()?;
-    refused(&watched, Kind::ExecFailed, result, name())
+    let name = if call.number() == SYS_EXECVE {
+        Name { directory: AT_FDCWD, text: Passed::by_caller(call.argument(0)) }
+    } else {
+        Name { directory: call.argument(0) as i32, text: Passed::by_caller(call.argument(1)) }
+    };
+    refused(&watched, Kind::ExecFailed, result, name)
 }

@@ -6,9 +6,9 @@
 //! and only what goes to other addresses than loopback as sent.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::{Array, HashMap, PerCpuArray},
-    programs::{BtfTracePointContext, TracePointContext},
+    programs::BtfTracePointContext,
 };
 use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
@@ -22,6 +22,9 @@ use crate::{
     stream::{self, AF_INET, AF_INET6},
     task, wanted,
 };
+
+/// sendfile(2) on x86-64.
+const SYS_SENDFILE: u32 = 40;
 
 /// What a thread has read and not told yet.
 #[map]
@@ -102,32 +105,18 @@ struct SumRecord {
     body: Sum,
 }
 
-/// After read(2) and its kin, and after splice(2) and copy_file_range(2): the file is the first argument.
-/// Costs, watched: 100 to 200 ns; else the scope's look-up. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_read(ctx: TracePointContext) -> u32 {
-    let _ = was_read(&ctx, 0);
-    0
-}
-
-/// After sendfile(2), whose source is the second argument. As [`exit_read`].
-#[tracepoint]
-pub fn exit_sendfile(ctx: TracePointContext) -> u32 {
-    let _ = was_read(&ctx, 1);
-    0
-}
-
-/// What [`exit_read`] does; the file's descriptor is the argument at this place.
+/// Something was read from a file, or sent on from it: what read(2) and its kin do, and splice(2), copy_file_range(2) and
+/// sendfile(2). Costs 100 to 200 ns.
 #[inline(always)]
-pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
-    let watched = scope::watched()?;
+pub fn was_read(call: &impl Call, watched: &Watched) -> Option<()> {
     let bytes = call.result().filter(|bytes| *bytes > 0)? as u64;
-    if !wanted::kind(Kind::Read, &watched) {
+    if !wanted::kind(Kind::Read, watched) {
         return None;
     }
-    let file = call.file(place)?;
+    // Of sendfile(2) the source is the second argument.
+    let file = call.file(u32::from(call.number() == SYS_SENDFILE))?;
     let inode = inode::of_file(file).filter(|inode| inode.kind() == S_IFREG)?;
-    if let (true, counted) = in_workspace(&watched, file, inode) {
+    if let (true, counted) = in_workspace(watched, file, inode) {
         let mut files = 0;
         if let Some(counted) = counted {
             let now = EPOCH.get(0).copied().unwrap_or(0);
@@ -140,7 +129,7 @@ pub fn was_read(call: &impl Call, place: u32) -> Option<()> {
                 }
             }
         }
-        add(&READ, &watched, Kind::Read, Sum { bytes, files }, READ_STEP);
+        add(&READ, watched, Kind::Read, Sum { bytes, files }, READ_STEP);
     }
     Some(())
 }

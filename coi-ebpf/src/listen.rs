@@ -1,16 +1,17 @@
 //! Sockets get an address, listen, and accept.
 
 use aya_ebpf::{
-    macros::{cgroup_sock, map, tracepoint},
+    macros::{btf_tracepoint, cgroup_sock, map},
     maps::PerCpuArray,
-    programs::{SockContext, TracePointContext},
+    programs::{BtfTracePointContext, SockContext},
 };
 use coi_common::{Address, Header, Kind, Local};
 
 use crate::{
     call::Call,
     connect::{self, Connection},
-    kernel::{Structure, argument, current, offset, read, syscall},
+    entry::{self, Returned},
+    kernel::{Structure, current, offset, read, syscall},
     memory,
     ring::{self, Weight},
     scope,
@@ -19,8 +20,10 @@ use crate::{
     task, wanted,
 };
 
-/// listen(2) on x86-64.
+/// listen(2) on x86-64, and at the 32-bit entry, where socketcall(2) may be one, too.
 const SYS_LISTEN: u64 = 50;
+const I386_LISTEN: u64 = 363;
+const I386_SOCKETCALL: u64 = 102;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -94,7 +97,7 @@ static UNBOUND: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 pub fn listens(watched: &Watched, sk: impl Structure, protocol: u32) {
     let address = stream::own(sk);
     if address.port == 0
-        && syscall() == SYS_LISTEN
+        && matches!(syscall(), SYS_LISTEN | I386_LISTEN | I386_SOCKETCALL)
         && let Some(unbound) = UNBOUND.get_ptr_mut(0)
     {
         // SAFETY: a per-CPU value, and programs do not move between CPUs.
@@ -105,14 +108,14 @@ pub fn listens(watched: &Watched, sk: impl Structure, protocol: u32) {
 }
 
 /// After listen(2) on a socket that had no port before. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_listen(_ctx: TracePointContext) -> u32 {
-    let _ = listened();
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_listen(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(listened);
     0
 }
 
 #[inline(always)]
-fn listened() -> Option<()> {
+fn listened(call: &Returned) -> Option<()> {
     let watched = scope::watched()?;
     let unbound = UNBOUND.get_ptr_mut(0)?;
     // SAFETY: as above.
@@ -120,16 +123,16 @@ fn listened() -> Option<()> {
     if waits != current().number::<u32>(offset!(task_pid)) {
         return None;
     }
-    let (_, sk) = stream::socket(stream::file(argument(0))?)?;
+    let (_, sk) = stream::socket(call.file(0)?)?;
     let protocol = u32::from(read::<u16>(sk + offset!(sk_protocol)).unwrap_or(0));
     tell(Kind::Listen, &watched, stream::own(sk), protocol);
     Some(())
 }
 
 /// After accept(2) and accept4(2). Linux 5.15 on.
-#[tracepoint]
-pub fn exit_accept(ctx: TracePointContext) -> u32 {
-    let _ = accepted(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_accept(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(accepted);
     0
 }
 

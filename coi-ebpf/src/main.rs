@@ -1,11 +1,11 @@
 //! COI's kernel programs.
 //!
 //! Each looks up its task's watched ancestor cgroup ([`scope`]) first and leaves at once if there is none:
-//! one or two map look-ups is what they cost everybody else. They are tracepoints, raw tracepoints and
-//! cgroup hooks, so they work from Linux 5.15 on (`bpf_task_pt_regs`) without kprobes, fentry or LSM; where a kernel
-//! takes programs at its functions, those of [`chokepoint`] stand in for some of them. What is asked
-//! of a system call's arguments is asked when it returns, from the saved registers, so that no program runs when a
-//! call begins. What nobody wants ([`wanted`]) is not sent.
+//! one or two map look-ups is what they cost everybody else. They are raw tracepoints and
+//! cgroup hooks, so they work from Linux 5.15 on (`bpf_get_current_task_btf`) without kprobes, fentry or LSM; where a
+//! kernel takes programs at its functions, those of [`chokepoint`] stand in for some of them. What is asked
+//! of a system call's arguments is asked when it returns ([`entry`]), from the saved registers, so that no program runs
+//! when a call begins. What nobody wants ([`wanted`]) is not sent.
 //!
 //! Nothing here blocks or allocates. A record that finds no room in its ring is counted ([`ring`]).
 #![no_std]
@@ -16,8 +16,8 @@ mod call;
 mod change;
 mod chokepoint;
 mod connect;
+mod entry;
 mod exec;
-mod i386;
 mod inode;
 mod io;
 mod kernel;

@@ -6,14 +6,15 @@
 //! faulting.
 
 use aya_ebpf::{
-    macros::{map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::PerCpuArray,
-    programs::TracePointContext,
+    programs::BtfTracePointContext,
 };
 use coi_common::{FLAG_PATH_AS_PASSED, Header, Kind, OPEN_CREATE, OPEN_WRITE, Open};
 
 use crate::{
     call::{Call, EACCES, EPERM, UNKNOWN},
+    entry::{self, Returned},
     exec::bounded,
     inode::{self, Inode, S_IFDIR, S_IFIFO, S_IFREG},
     io,
@@ -52,15 +53,15 @@ static OPENS: PerCpuArray<OpenRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// After open(2), creat(2), openat(2), openat2(2) and open_by_handle_at(2). Costs, watched: some 150 ns to find that
 /// nobody wants it, one to two microseconds if somebody does. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_open(ctx: TracePointContext) -> u32 {
-    let _ = opened(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_open(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(opened);
     0
 }
 
 /// What the caller calls the file.
 #[inline(always)]
-fn name(call: &impl Call) -> Name {
+fn name(call: &Returned) -> Name {
     match call.number() {
         SYS_OPEN | SYS_CREAT => Name { directory: AT_FDCWD, text: Passed::by_caller(call.argument(0)) },
         // Its caller passes no name.
@@ -70,15 +71,14 @@ fn name(call: &impl Call) -> Name {
 }
 
 /// After mmap(2): a file of the workspace can be read from now on without a call. As [`exit_open`].
-#[tracepoint]
-pub fn exit_mmap(ctx: TracePointContext) -> u32 {
-    let _ = mapped(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_mmap(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(mapped);
     0
 }
 
-/// What [`exit_open`] does.
 #[inline(always)]
-pub fn opened(call: &impl Call) -> Option<()> {
+fn opened(call: &Returned) -> Option<()> {
     let watched = scope::watched()?;
     let result = call.result()?;
     if result < 0 {
@@ -103,9 +103,8 @@ pub fn was_opened(watched: &Watched, file: u64, text: Passed) -> Option<()> {
     tell(watched, Kind::Open, file, inode, mode, text)
 }
 
-/// What [`exit_mmap`] does.
 #[inline(always)]
-pub fn mapped(call: &impl Call) -> Option<()> {
+fn mapped(call: &Returned) -> Option<()> {
     let watched = scope::watched()?;
     let result = call.result()?;
     if result < 0 && result > -4096 || call.argument(3) & MAP_ANONYMOUS != 0 {

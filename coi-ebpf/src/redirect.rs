@@ -1,14 +1,17 @@
 //! Standard input, output and error are put onto a socket.
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use coi_common::{Header, Kind, Redirect};
 
 use crate::{
     call::Call,
+    entry::{self, Returned},
     ring::{self, Weight},
     scope, stream, task,
 };
 
+/// fcntl(2) on x86-64.
+const SYS_FCNTL: u32 = 72;
 const F_DUPFD: u64 = 0;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 
@@ -19,34 +22,20 @@ struct RedirectRecord {
     body: Redirect,
 }
 
-/// After dup(2), dup2(2) and dup3(2). Costs, watched: some 50 ns unless a socket went to 0, 1 or 2.
+/// After dup(2), dup2(2) and dup3(2), and fcntl(2), of which only F_DUPFD is looked at. Costs, watched: some 50 ns unless a socket went to 0, 1 or 2.
 /// Linux 5.15 on.
-#[tracepoint]
-pub fn exit_dup(ctx: TracePointContext) -> u32 {
-    let _ = duplicated(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_dup(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(duplicated);
     0
 }
 
-/// After fcntl(2) with F_DUPFD. As [`exit_dup`].
-#[tracepoint]
-pub fn exit_fcntl(ctx: TracePointContext) -> u32 {
-    let _ = duplicated_by_fcntl(&ctx);
-    0
-}
-
-/// What [`exit_fcntl`] does.
 #[inline(always)]
-pub fn duplicated_by_fcntl(call: &impl Call) -> Option<()> {
-    if !matches!(call.result()?, 0..=2) || !matches!(call.argument(1), F_DUPFD | F_DUPFD_CLOEXEC) {
+fn duplicated(call: &Returned) -> Option<()> {
+    let fd = call.result().filter(|fd| (0..=2).contains(fd))?;
+    if call.number() == SYS_FCNTL && !matches!(call.argument(1), F_DUPFD | F_DUPFD_CLOEXEC) {
         return None;
     }
-    duplicated(call)
-}
-
-/// What [`exit_dup`] does.
-#[inline(always)]
-pub fn duplicated(call: &impl Call) -> Option<()> {
-    let fd = call.result().filter(|fd| (0..=2).contains(fd))?;
     let watched = scope::watched()?;
     stream::socket(stream::file(fd as u64)?)?;
     ring::send_in_place(

@@ -6,16 +6,15 @@
 //! seen, also after a restart. What a container's root makes below its own cgroup has another full path.
 
 use aya_ebpf::{
-    EbpfContext,
     helpers::{bpf_probe_read_kernel_str_bytes, generated::bpf_get_current_ancestor_cgroup_id},
-    macros::{map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::{Array, HashMap, PerCpuArray},
-    programs::TracePointContext,
+    programs::BtfTracePointContext,
 };
 use coi_common::{CGROUP_PATH, Cgroup, FLAG_SETUP, Header, Kind, Scope};
 
 use crate::{
-    kernel,
+    kernel::{self, Structure, offset},
     ring::{self, Weight},
     task,
 };
@@ -89,40 +88,37 @@ struct CgroupRecord {
     path: [u8; CGROUP_PATH],
 }
 
-/// The fields of cgroup_mkdir and cgroup_rmdir, checked against their `format` files by user space.
-struct Fields {
-    root: u32,
+/// What the tracepoints of cgroups are given: a `struct cgroup` and its path.
+struct Told {
+    hierarchy: u32,
     level: u32,
     id: u64,
     path: *const u8,
 }
 
 #[inline(always)]
-fn fields(ctx: &TracePointContext) -> Option<Fields> {
-    // SAFETY: offsets from the tracepoint's format; the verifier checks them against the context's size.
-    unsafe {
-        let location: u32 = ctx.read_at(24).ok()?;
-        Some(Fields {
-            root: ctx.read_at(8).ok()?,
-            level: ctx.read_at(12).ok()?,
-            id: ctx.read_at(16).ok()?,
-            path: ctx.as_ptr().cast::<u8>().add((location & 0xffff) as usize),
-        })
-    }
+fn told(ctx: &BtfTracePointContext) -> Option<Told> {
+    let cgroup = kernel::given(ctx, 0);
+    Some(Told {
+        hierarchy: cgroup.follow(offset!(cgroup_root))?.number(offset!(cgroup_root_hierarchy_id)),
+        level: cgroup.number(offset!(cgroup_level)),
+        id: cgroup.follow(offset!(cgroup_kn))?.number(offset!(kernfs_node_id)),
+        path: ctx.arg(1),
+    })
 }
 
-/// Puts an expected cgroup in scope. Costs: runs only when a cgroup is made. Linux 5.0 on.
-#[tracepoint]
-pub fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
+/// Puts an expected cgroup in scope. Costs: runs only when a cgroup is made. Linux 5.15 on.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
     let _ = made(&ctx);
     0
 }
 
 #[inline(always)]
-fn made(ctx: &TracePointContext) -> Option<()> {
-    let fields = fields(ctx)?;
+fn made(ctx: &BtfTracePointContext) -> Option<()> {
+    let told = told(ctx)?;
     // Hierarchies of version 1 have other numbers than 0.
-    if fields.root != 0 || fields.level == 0 || fields.level > MAX_LEVEL {
+    if told.hierarchy != 0 || told.level == 0 || told.level > MAX_LEVEL {
         return None;
     }
     let record = PATHS.get_ptr_mut(0)?;
@@ -130,43 +126,43 @@ fn made(ctx: &TracePointContext) -> Option<()> {
     let record = unsafe { &mut *record };
     record.path = [0; CGROUP_PATH];
     // SAFETY: the helper checks the address itself.
-    let read = unsafe { bpf_probe_read_kernel_str_bytes(fields.path, &mut record.path) }.ok()?;
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(told.path, &mut record.path) }.ok()?;
     let path_len = read.len() as u32 + 1;
 
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let mut scope = unsafe { *EXPECTED.get_ptr(record.path)? };
-    scope.level = fields.level;
-    ring::begin(fields.id, scope.everything);
-    SCOPES.insert(fields.id, scope, 0).ok()?;
+    scope.level = told.level;
+    ring::begin(told.id, scope.everything);
+    SCOPES.insert(told.id, scope, 0).ok()?;
     if let Some(levels) = LEVELS.get_ptr_mut(0) {
         // SAFETY: as above; two cgroups made at once at two levels could lose one bit; user space sets the
         // bits of all levels at which it expects a cgroup beforehand.
-        unsafe { *levels |= 1 << (fields.level & 15) };
+        unsafe { *levels |= 1 << (told.level & 15) };
     }
-    announce(record, Kind::CgroupMade, fields.id, fields.level, path_len, fields.path);
+    announce(record, Kind::CgroupMade, told.id, told.level, path_len, told.path);
     Some(())
 }
 
-/// Takes a cgroup out of scope. Costs: runs only when a cgroup is removed. Linux 5.0 on.
-#[tracepoint]
-pub fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
+/// Takes a cgroup out of scope. Costs: runs only when a cgroup is removed. Linux 5.15 on.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     let _ = removed(&ctx);
     0
 }
 
 #[inline(always)]
-fn removed(ctx: &TracePointContext) -> Option<()> {
-    let fields = fields(ctx)?;
-    if fields.root != 0 {
+fn removed(ctx: &BtfTracePointContext) -> Option<()> {
+    let told = told(ctx)?;
+    if told.hierarchy != 0 {
         return None;
     }
-    SCOPES.get_ptr(fields.id)?;
-    let _ = SCOPES.remove(fields.id);
+    SCOPES.get_ptr(told.id)?;
+    let _ = SCOPES.remove(told.id);
     let record = PATHS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
-    announce(record, Kind::CgroupGone, fields.id, fields.level, 0, fields.path);
-    ring::end(fields.id);
+    announce(record, Kind::CgroupGone, told.id, told.level, 0, told.path);
+    ring::end(told.id);
     Some(())
 }
 

@@ -6,18 +6,19 @@
 //! socket that is connected has no address of its own; [`crate::connect`] has told where it leads.
 
 use aya_ebpf::{
-    macros::{map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::{LruHashMap, PerCpuArray},
-    programs::TracePointContext,
+    programs::BtfTracePointContext,
 };
 use coi_common::{
-    Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SOCKADDR,
-    TOLD_UNIX_DATAGRAMS,
+    Address, Connect, FLAG_ADDRESS_AS_PASSED, FLAG_PATH_UNREADABLE, Header, Kind, PROTOCOL_RAW, SEND,
+    SOCKADDR, TOLD_UNIX_DATAGRAMS,
 };
 
 use crate::{
     call::{Call, EACCES, EPERM},
     chokepoint,
+    entry::{self, Returned},
     exec::bounded,
     kernel::{Structure, current, offset, read},
     name::Passed,
@@ -68,23 +69,23 @@ static DATAGRAMS: PerCpuArray<DatagramRecord> = PerCpuArray::with_max_entries(1,
 
 /// After sendto(2), sendmsg(2) and sendmmsg(2), of which the first message is looked at. Costs, watched: some 50 ns unless
 /// the socket is one of these. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_send(ctx: TracePointContext) -> u32 {
-    let _ = sent(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_send(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(sent);
     0
 }
 
 /// After sendmmsg(2), if it sent more than one message: that there were more, to where is not known. A program of its
 /// own: of both in one the compiler makes something that the verifier refuses. As [`exit_send`].
-#[tracepoint]
-pub fn exit_sendmmsg(ctx: TracePointContext) -> u32 {
-    let _ = sent_more(&ctx);
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_sendmmsg(ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(sent_more);
+    entry::go_on(&ctx, SEND);
     0
 }
 
-/// What [`exit_send`] does.
 #[inline(always)]
-pub fn sent(call: &impl Call) -> Option<()> {
+fn sent(call: &Returned) -> Option<()> {
     let sender = sender(call)?;
     let (name, len) = if call.number() == SYS_SENDTO {
         (call.argument(4), call.argument(5))
@@ -118,9 +119,8 @@ pub fn asked(watched: &Watched, file: u64, name: Passed, len: u64) -> Option<()>
     address(&through(*watched, file, 0)?, name, len)
 }
 
-/// What [`exit_sendmmsg`] does.
 #[inline(always)]
-pub fn sent_more(call: &impl Call) -> Option<()> {
+fn sent_more(call: &Returned) -> Option<()> {
     let sender = sender(call).filter(|sender| sender.result > 1)?;
     address(&sender, Passed::NOTHING, 2)
 }
@@ -135,7 +135,7 @@ struct Sender {
 
 /// The acting task, if it has sent something through one of these sockets, or was not allowed to.
 #[inline(always)]
-fn sender(call: &impl Call) -> Option<Sender> {
+fn sender(call: &Returned) -> Option<Sender> {
     let watched = scope::watched()?;
     let result = call.result().filter(|result| *result >= 0 || matches!(*result, EPERM | EACCES))?;
     through(watched, call.file(0)?, result)

@@ -5,14 +5,15 @@
 
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str,
-    macros::{map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::PerCpuArray,
-    programs::TracePointContext,
+    programs::BtfTracePointContext,
 };
 use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, Header, Kind, PATH_KEPT, Syscall};
 
 use crate::{
     call::{Call, ENOSYS, user},
+    entry::{self, Returned},
     exec::bounded,
     path::{PATH_MASK, PATH_SPACE},
     ring::{self, Weight},
@@ -22,6 +23,10 @@ use crate::{
 
 /// The flags of clone(2) and unshare(2) that make namespaces.
 const NEW_NAMESPACES: u64 = 0x7e02_0080;
+/// System calls, as numbered on x86-64.
+const SYS_CLONE: u32 = 56;
+const SYS_PTRACE: u32 = 101;
+const SYS_CLONE3: u32 = 435;
 const PTRACE_TRACEME: u64 = 0;
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
@@ -38,94 +43,32 @@ struct SyscallRecord {
 #[map]
 static SYSCALLS: PerCpuArray<SyscallRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// After a rare call none of whose arguments is a text. Costs others nothing but the attachment. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_rare(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, None);
+/// After a rare call. Linux 5.15 on.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_rare(_ctx: BtfTracePointContext) -> i32 {
+    let _ = entry::call().and_then(told);
     0
 }
 
-/// After a rare call whose first argument is a text. As [`exit_rare`].
-#[tracepoint]
-pub fn exit_rare_text0(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, Some(0));
-    0
-}
-
-/// After a rare call whose second argument is a text. As [`exit_rare`].
-#[tracepoint]
-pub fn exit_rare_text1(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, Some(1));
-    0
-}
-
-/// After move_mount(2), whose fourth argument is a text. As [`exit_rare`].
-#[tracepoint]
-pub fn exit_rare_text3(ctx: TracePointContext) -> u32 {
-    let _ = told(&ctx, Some(3));
-    0
-}
-
-/// After ptrace(2): only what takes a process over, not every look into it. As [`exit_rare`].
-#[tracepoint]
-pub fn exit_ptrace(ctx: TracePointContext) -> u32 {
-    let _ = traced(&ctx);
-    0
-}
-
-/// After clone(2), if it makes namespaces. Costs others the attachment. Linux 5.15 on.
-#[tracepoint]
-pub fn exit_clone(ctx: TracePointContext) -> u32 {
-    let _ = cloned(&ctx);
-    0
-}
-
-/// After clone3(2), whose flags are in memory. As [`exit_clone`].
-#[tracepoint]
-pub fn exit_clone3(ctx: TracePointContext) -> u32 {
-    let _ = cloned3(&ctx);
-    0
-}
-
-/// What [`exit_ptrace`] does.
 #[inline(always)]
-pub fn traced(call: &impl Call) -> Option<()> {
-    if !matches!(call.argument(0), PTRACE_TRACEME | PTRACE_ATTACH | PTRACE_SEIZE) {
-        return None;
-    }
-    told(call, None)
-}
-
-/// What [`exit_clone`] does.
-#[inline(always)]
-pub fn cloned(call: &impl Call) -> Option<()> {
-    // It returns twice; the child's own 0 says nothing more.
-    if call.argument(0) & NEW_NAMESPACES == 0 || call.result()? == 0 {
-        return None;
-    }
-    told(call, None)
-}
-
-/// What [`exit_clone3`] does.
-#[inline(always)]
-pub fn cloned3(call: &impl Call) -> Option<()> {
-    if call.result()? == 0 {
-        return None;
-    }
+fn told(call: &Returned) -> Option<()> {
     let watched = scope::watched()?;
-    let flags = user::<u64>(call.argument(0)).filter(|flags| flags & NEW_NAMESPACES != 0)?;
-    tell(call, &watched, 0, flags)
+    let first = match call.number() {
+        // Only what takes a process over, not every look into it.
+        SYS_PTRACE if !matches!(call.argument(0), PTRACE_TRACEME | PTRACE_ATTACH | PTRACE_SEIZE) => {
+            return None;
+        }
+        // These return twice; the child's own 0 says nothing more.
+        SYS_CLONE | SYS_CLONE3 if call.result()? == 0 => return None,
+        SYS_CLONE => Some(call.argument(0)).filter(|flags| flags & NEW_NAMESPACES != 0)?,
+        SYS_CLONE3 => user::<u64>(call.argument(0)).filter(|flags| flags & NEW_NAMESPACES != 0)?,
+        _ => call.argument(0),
+    };
+    tell(call, &watched, call.text().unwrap_or(0), first)
 }
 
-/// What [`exit_rare`] and its kin do; the argument at this place is a text.
 #[inline(always)]
-pub fn told(call: &impl Call, text: Option<u32>) -> Option<()> {
-    let watched = scope::watched()?;
-    tell(call, &watched, text.map_or(0, |place| call.argument(place)), call.argument(0))
-}
-
-#[inline(always)]
-fn tell(call: &impl Call, watched: &Watched, text: u64, first: u64) -> Option<()> {
+fn tell(call: &Returned, watched: &Watched, text: u64, first: u64) -> Option<()> {
     let result = call.result()?;
     // There is no such call here, or it is closed: nothing happened.
     if result == ENOSYS || !wanted::kind(Kind::Syscall, watched) {

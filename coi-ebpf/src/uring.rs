@@ -217,13 +217,14 @@ impl Call for Completed {
 /// not 6.12, where the types of what the tracepoint gives are others.
 #[btf_tracepoint(function = "io_uring_complete")]
 pub fn uring_complete(ctx: BtfTracePointContext) -> i32 {
+    let Some(watched) = scope::watched() else { return 0 };
     let request = ctx.arg::<u64>(1);
     let completion: Typed = kernel::given(&ctx, 2);
     let result = i64::from(completion.number::<i32>(CQE_RES));
     let opcode = read::<u8>(request + offset!(io_kiocb_opcode)).unwrap_or(0);
     let call = &Completed { request, opcode, result };
     let _ = match opcode {
-        READV | READ_FIXED | READ | SPLICE => io::was_read(call, 0),
+        READV | READ_FIXED | READ | SPLICE => io::was_read(call, &watched),
         ACCEPT if chokepoint::tells(TOLD_ACCEPTS) => None,
         // Into a slot of the ring's own: there is no descriptor.
         ACCEPT if read::<u32>(request + offset!(io_accept_file_slot)) != Some(0) => None,

@@ -193,18 +193,6 @@ fn no_types_of_the_kernel() {
 }
 
 #[test]
-fn no_tracepoints() {
-    let spare = tempfile::tempdir().unwrap();
-    let spare = spare.path().display();
-    let only_types = format!(
-        "mount --bind /sys/kernel/btf {spare}; mount -t tmpfs none /sys/kernel; mkdir /sys/kernel/btf; \
-         mount --bind {spare} /sys/kernel/btf"
-    );
-    let ended = daemon_behind(&only_types).expect(4).says("tracing file system");
-    assert!(ended.stderr.contains("mount -t tracefs"), "what to do is not said: {}", ended.stderr);
-}
-
-#[test]
 fn a_second_daemon() {
     let coi = Coi::new();
     let ended = coi.coi(&["daemon"]).expect(4).says("a COI daemon runs already and answers on ");

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use coi_tests::routes::{Owner, PROGRAM, Route, Taken, is_coverage};
+use coi_tests::routes::{PROGRAM, Route, Taken, is_coverage};
 use coi_tests::{end, in_containers};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ macro_rules! families {
             pub(super) use super::{coverage_is_told_and_recorded, holes_are_few, rings_are_seen};
         }
 
-        in_containers! { |owner| Taken::take(owner, &super::all()), tests, also without i386: $($family)* coverage_is_told_and_recorded holes_are_few rings_are_seen }
+        in_containers! { |owner| Taken::take(owner, &super::all()), tests: $($family)* coverage_is_told_and_recorded holes_are_few rings_are_seen }
     };
 }
 
@@ -144,16 +144,8 @@ fn coverage_is_told_and_recorded(taken: &Taken) {
 /// Asserts that what the coverage report says to be unseen is what may be.
 fn holes_are_few(taken: &Taken) {
     let known = all();
-    let may_be = |hole: &str| match (taken.owner(), hole) {
-        // A page fault tells nobody which file.
-        (_, "mmap-read") => true,
-        (Owner::Coi | Owner::Foreign, _) => false,
-        // No name that libseccomp knows stands for these at the 32-bit entry alone.
-        (Owner::CoiWithoutI386, hole) => {
-            matches!(hole, "accept-int80" | "unix-datagram-sendmsg-int80" | "unix-stream-int80")
-        }
-        (Owner::ForeignWithoutI386, hole) => hole.contains("-int80"),
-    };
+    // A page fault tells nobody which file.
+    let may_be = |hole: &str| hole == "mmap-read";
     let wrong: Vec<_> =
         taken.holes().into_iter().filter(|hole| !known.contains(hole) || !may_be(hole)).collect();
     assert!(wrong.is_empty(), "the coverage report has these holes: {wrong:?}");

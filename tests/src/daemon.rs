@@ -60,19 +60,19 @@ impl Daemon {
         Self::start_without(&[], arguments)
     }
 
-    /// Starts one that cannot attach to these tracepoints, such as `syscalls/sys_exit_openat2`.
-    pub fn start_without(tracepoints: &[&str], arguments: &[&str]) -> Self {
+    /// Starts one on a kernel that has nothing of these names, such as `btf_trace_sock_send_length`.
+    pub fn start_without(missing: &[&str], arguments: &[&str]) -> Self {
         let daemon = Self::with(arguments);
-        let answer = daemon.spawn(tracepoints);
+        let answer = daemon.spawn(missing);
         assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
         daemon
     }
 
-    /// Asserts that one that cannot attach to these tracepoints does not start; gives what it says.
+    /// Asserts that one does not start on a kernel that has nothing of these names; gives what it says.
     #[track_caller]
-    pub fn refuse_without(tracepoints: &[&str]) -> String {
+    pub fn refuse_without(missing: &[&str]) -> String {
         let daemon = Self::absent();
-        let answer = daemon.spawn(tracepoints);
+        let answer = daemon.spawn(missing);
         assert_ne!(answer, "ready", "the daemon starts");
         let child = daemon.child.lock().unwrap().take().unwrap();
         assert_ne!(Running::of("coi daemon", child).finish().code, 0);
@@ -80,26 +80,24 @@ impl Daemon {
     }
 
     /// Starts it; gives the first that it says to who waits for it.
-    fn spawn(&self, tracepoints: &[&str]) -> String {
+    fn spawn(&self, missing: &[&str]) -> String {
         let log = File::options().create(true).append(true).open(self.dir.path().join("daemon.log")).unwrap();
         // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
         // to watch it ends by itself, should the test be killed.
-        let line = "for tracepoint in $TRACEPOINTS; do
-                        mount --bind \"$NONE\" /sys/kernel/tracing/events/$tracepoint/id || exit
-                    done
+        let line = "if [ -n \"$TYPES\" ]; then mount --bind \"$TYPES\" /sys/kernel/btf/vmlinux || exit; fi
                     exec \"$0\" daemon --idle-exit 10m --ready-fd 3 --record \"$RECORDINGS\" \"$@\" 3>&1 >&2";
-        let mut command = if tracepoints.is_empty() {
+        let mut command = if missing.is_empty() {
             Command::new("sh")
         } else {
-            // In a mount namespace of its own it finds the number of no tracepoint where theirs are.
+            // In a mount namespace of its own the kernel's types have other names.
             let mut unshare = Command::new("unshare");
-            let none = self.dir.path().join("none");
-            fs::write(&none, "0\n").unwrap();
-            unshare.args(["--mount", "sh"]).env("NONE", none);
+            let types = self.dir.path().join("types");
+            fs::write(&types, types_without(missing)).unwrap();
+            unshare.args(["--mount", "sh"]).env("TYPES", types);
             unshare
         };
         command.args(["-c", line]).arg(program()).args(&self.arguments);
-        command.env("TRACEPOINTS", tracepoints.join(" ")).env("RECORDINGS", self.recordings());
+        command.env("RECORDINGS", self.recordings());
         self.point(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
@@ -266,4 +264,15 @@ impl Held {
             !loaded.any(|map| self.maps.contains(&map.id()))
         });
     }
+}
+
+/// The running kernel's types, in which what has these names has others.
+fn types_without(names: &[&str]) -> Vec<u8> {
+    let mut types = fs::read("/sys/kernel/btf/vmlinux").unwrap();
+    for name in names {
+        let string = [b"\0", name.as_bytes(), b"\0"].concat();
+        let at = types.windows(string.len()).position(|bytes| bytes == string);
+        types[at.unwrap_or_else(|| panic!("this kernel has no {name} anyway")) + 1] = b'_';
+    }
+    types
 }

@@ -88,10 +88,10 @@ impl Coi {
         Self::with(Arc::new(Daemon::start(arguments)), turn)
     }
 
-    /// With a daemon for this test alone that cannot attach to these tracepoints.
-    pub fn without(tracepoints: &[&str], arguments: &[&str]) -> Self {
+    /// With a daemon for this test alone on a kernel that has nothing of these names.
+    pub fn without(missing: &[&str], arguments: &[&str]) -> Self {
         let turn = Turn::take();
-        Self::with(Arc::new(Daemon::start_without(tracepoints, arguments)), turn)
+        Self::with(Arc::new(Daemon::start_without(missing, arguments)), turn)
     }
 
     /// Without a daemon; the product may start one, for this test alone.

@@ -24,16 +24,6 @@ macro_rules! in_containers {
         $crate::in_containers! { @one in_a_container_of_coi, Coi, $take, $module: $($test)* }
         $crate::in_containers! { @one in_a_foreign_container, Foreign, $take, $module: $($test)* }
     };
-    // And with a daemon that is not to see the 32-bit calls.
-    ($take:expr, $module:ident, also without i386: $($test:ident)*) => {
-        $crate::in_containers! { $take, $module: $($test)* }
-        $crate::in_containers! {
-            @one in_a_container_of_coi_without_i386, CoiWithoutI386, $take, $module: $($test)*
-        }
-        $crate::in_containers! {
-            @one in_a_foreign_container_without_i386, ForeignWithoutI386, $take, $module: $($test)*
-        }
-    };
     (@one $container:ident, $owner:ident, $take:expr, $module:ident: $($test:ident)*) => {
         mod $container {
             use std::sync::LazyLock;
@@ -58,10 +48,6 @@ pub enum Owner {
     Coi,
     /// Somebody else did, and COI was attached to it.
     Foreign,
-    /// COI launched it, and does not see the 32-bit system calls.
-    CoiWithoutI386,
-    /// Somebody else did, and COI does not see the 32-bit system calls.
-    ForeignWithoutI386,
 }
 
 /// What was really done, and all that was told.
@@ -87,19 +73,15 @@ impl Taken {
         Self::take_with(owner, routes, &[], "")
     }
 
-    /// The same with a daemon that cannot attach to these tracepoints, and that has more rules.
-    pub fn take_with(owner: Owner, routes: &[&str], tracepoints: &[&str], rules: &str) -> Self {
+    /// The same with a daemon on a kernel that has nothing of these names, and that has more rules.
+    pub fn take_with(owner: Owner, routes: &[&str], missing: &[&str], rules: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let [config, more] = ["config.toml", "rules"].map(|name| dir.path().join(name));
-        let sensor = match owner {
-            Owner::Coi | Owner::Foreign => "",
-            Owner::CoiWithoutI386 | Owner::ForeignWithoutI386 => "[sensor]\ni386 = false\n",
-        };
-        fs::write(&config, harmless() + sensor).unwrap();
+        fs::write(&config, harmless()).unwrap();
         fs::create_dir(&more).unwrap();
         fs::write(more.join("more.toml"), rules).unwrap();
         let arguments = ["--config", config.to_str().unwrap(), "--rules", more.to_str().unwrap()];
-        let coi = Coi::without(tracepoints, &arguments);
+        let coi = Coi::without(missing, &arguments);
         std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
         fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
         coi.write("list", routes.join("\n"));
@@ -107,8 +89,8 @@ impl Taken {
             "ip addr add {ADDRESS}/32 dev lo; for route in $(cat list); do ./routes $route {ADDRESS} || exit; done"
         );
         let (said, events, audit) = match owner {
-            Owner::Coi | Owner::CoiWithoutI386 => launched(&coi, &script),
-            Owner::Foreign | Owner::ForeignWithoutI386 => attached(&coi, &script),
+            Owner::Coi => launched(&coi, &script),
+            Owner::Foreign => attached(&coi, &script),
         };
         let said = said.expect(0).text();
         let reports: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

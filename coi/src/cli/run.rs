@@ -42,17 +42,14 @@ pub(super) struct Place {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum EntryName {
-    /// io_uring; which files are opened and read through it is not seen.
+    /// io_uring; what came of what is done through it is not always seen.
     IoUring,
-    /// 32-bit programs and int 0x80; which files are opened and read through it is not seen.
-    I386,
 }
 
 impl From<EntryName> for Entry {
     fn from(name: EntryName) -> Self {
         match name {
             EntryName::IoUring => Self::IoUring,
-            EntryName::I386 => Self::I386,
         }
     }
 }

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn what_incus_is_asked_for() {
         let workspace = Workspace { path: "/home/ann/app".into(), uid: 1000, gid: 1000 };
-        let spec = spec(&workspace, "coi-1a2b3c4d-1".into(), DEFAULT_IMAGE, "default", &[Entry::I386]);
+        let spec = spec(&workspace, "coi-1a2b3c4d-1".into(), DEFAULT_IMAGE, "default", &[]);
         insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
     }
 }

@@ -6,9 +6,6 @@
 //!
 //! [users]
 //! rules = "tighten"            # what users' own rules may change: `tighten`, `defaults` or `full`, see `Leeway`
-//!
-//! [sensor]
-//! i386 = false                 # do not see what goes through the 32-bit entry; it costs every system call something
 //! ```
 //!
 //! `[audit]` is in docs/audit.md.
@@ -21,15 +18,14 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+use super::audit;
 use super::rulefiles::{RuleFilesError, read_source};
 use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
-use super::{audit, sensor};
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "users", "sensor", "audit"];
+const TABLES: &[&str] = &["rules", "users", "audit"];
 const USERS: &[&str] = &["rules"];
-const SENSOR: &[&str] = &["i386"];
 
 /// What the administrator has set.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +34,6 @@ pub struct Config {
     pub rules: Overrides,
     /// `[users] rules`: which rules users' own may make milder.
     pub users: Leeway,
-    /// `[sensor]`: how the sensor is to work.
-    pub sensor: sensor::Options,
     /// `[audit]`: how the audit log is kept.
     pub audit: audit::Options,
 }
@@ -67,7 +61,6 @@ impl Config {
             Self {
                 rules: Overrides::read(reader, table),
                 users: leeway(reader, table),
-                sensor: sensor_options(reader, table),
                 audit: audit::Options::default(),
             }
         })?;
@@ -83,28 +76,12 @@ fn leeway(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Leeway {
     text.and_then(|text| reader.one_of("leeway", &text, Leeway::ALL)).unwrap_or_default()
 }
 
-fn sensor_options(reader: &mut Reader<'_>, table: &DeTable<'_>) -> sensor::Options {
-    let mut options = sensor::Options::default();
-    if let Some((table, _)) = reader.table(table, "sensor") {
-        reader.keys(table, "[sensor]", SENSOR);
-        options.i386 = reader.boolean(table, "i386").unwrap_or(options.i386);
-    }
-    options
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, Vec<RuleError>> {
         Config::parse(&Source { name: "config.toml".into(), text: text.into() })
-    }
-
-    #[test]
-    fn what_is_not_set_is_as_it_always_is() {
-        assert!(parse("").unwrap().sensor.i386);
-        assert!(parse("[sensor]\n").unwrap().sensor.i386);
-        assert!(!parse("[sensor]\ni386 = false\n[rules.x]\nenabled = false\n").unwrap().sensor.i386);
     }
 
     #[test]
@@ -117,14 +94,14 @@ mod tests {
 
     #[test]
     fn what_means_nothing_is_an_error() {
-        let text = "[senzor]\ni386 = true\n[sensor]\ni368 = true\n[rules.x]\nenabeld = true\n";
+        let text = "[userz]\nrules = 'full'\n[rules.x]\nenabeld = true\n";
         let wrong = parse(text).unwrap_err();
         insta::assert_snapshot!(wrong.iter().map(RuleError::drawn).collect::<String>());
-        let wrong = parse("sensor = 1\nrules = []\n[colours]\n").unwrap_err();
+        let wrong = parse("users = 1\nrules = []\n[colours]\n").unwrap_err();
         insta::assert_snapshot!(wrong.iter().map(RuleError::drawn).collect::<String>());
         assert_eq!(
-            parse("[sensor]\ni386 = 1\n").unwrap_err()[0].to_string(),
-            "config.toml:2:8: `i386` takes true or false, this is a whole number"
+            parse("[users]\nrules = 1\n").unwrap_err()[0].to_string(),
+            "config.toml:2:9: `rules` takes a text, this is a whole number"
         );
     }
 

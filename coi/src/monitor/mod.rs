@@ -9,7 +9,6 @@ pub mod config;
 pub mod counts;
 pub mod event;
 mod filter;
-mod i386;
 pub mod inforce;
 pub mod lineage;
 pub mod ownfiles;

@@ -69,14 +69,8 @@ async fn look(coi: &mut Coi, signals: &mut Signals) -> Result<()> {
         Said::Hole(format!("{}: {}", text(&hole["what"]), text(&hole["why"]))).say();
     }
     acts(coi, signals).await?;
-    routes::taken(coi, "routes", |_| true, signals).await?;
-    shell(coi, signals).await?;
-    coi.stop().await;
-    // What is seen by the 32-bit entry without the programs for it.
-    let config = coi.dir().join("config.toml");
-    fs::write(&config, "[sensor]\ni386 = false\n").map_err(io_error(config.display().to_string()))?;
-    coi.start(&["--config".as_ref(), config.as_ref()], signals).await?;
-    routes::taken(coi, "routes-without-i386", |route| route.contains("-int80"), signals).await
+    routes::taken(coi, signals).await?;
+    shell(coi, signals).await
 }
 
 /// Whether an event of the stream is one that is waited for.

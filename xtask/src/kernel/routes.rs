@@ -76,33 +76,28 @@ const FAMILIES: [(&str, &[&str]); 3] = [
 ];
 
 /// Takes some of them in a cgroup of their own, and says of each how it was shown.
-pub(super) async fn taken(
-    coi: &Coi,
-    role: &str,
-    some: fn(&str) -> bool,
-    signals: &mut Signals,
-) -> Result<()> {
+pub(super) async fn taken(coi: &Coi, signals: &mut Signals) -> Result<()> {
     let status = coi.ask("GET", "/v1/status", None, signals).await?;
     let has =
         |hook: &&str| status["programs"].as_array().is_some_and(|hooks| hooks.iter().any(|it| it == hook));
     let missing: Vec<_> = HOOKS.iter().filter(|hook| !has(hook)).collect();
     say(
-        &format!("{role}: programs at functions are taken"),
+        "routes: programs at functions are taken",
         if missing.is_empty() { Ok(()) } else { Err(format!("not at {missing:?}")) },
     );
 
     let routes =
         FAMILIES.iter().flat_map(|(action, routes)| routes.iter().map(move |route| (*action, *route)));
-    let routes: Vec<_> = routes.filter(|(_, route)| some(route)).collect();
+    let routes: Vec<_> = routes.collect();
     let commands: Vec<_> = routes.iter().map(|(_, route)| [PROGRAM, route, ADDRESS]).collect();
     let commands: Vec<_> = commands.iter().map(|words| &words[..]).collect();
-    let (said, events) = guest::shown(coi, role, &commands, signals).await?;
+    let (said, events) = guest::shown(coi, "routes", &commands, signals).await?;
     let holes = status["holes"].as_array().into_iter().flatten();
     let holes: Vec<_> = holes.filter_map(|hole| hole["routes"].as_array()).flatten().collect();
     for ((action, route), said) in routes.into_iter().zip(said) {
         let hole = holes.iter().any(|hole| **hole == route);
         say(
-            &format!("{role}: {route}"),
+            &format!("routes: {route}"),
             if hole { Err("a hole".to_owned()) } else { judge(action, &said, &events) },
         );
     }

@@ -5,7 +5,9 @@
 //! no processes and no rules.
 
 mod btf;
+mod calls;
 pub mod decode;
+mod holes;
 mod programs;
 
 use std::{
@@ -20,7 +22,7 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuHashMap, RingBuf},
 };
 pub use btf::BtfError;
-use coi_common::{CGROUP_PATH, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
+use coi_common::{CGROUP_PATH, Entry, Flow, Header, Kind, LOST_BUDGET, LossKey, NameKey, Scope, Wanted};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
@@ -84,19 +86,6 @@ impl From<MapError> for SensorError {
     }
 }
 
-/// What the sensor does only if it is to.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// See the 32-bit system calls. It costs every system call of the machine some nanoseconds.
-    pub i386: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { i386: true }
-    }
-}
-
 /// The loaded programs. They are gone when this is dropped.
 pub struct Sensor {
     /// Holds the programs and their links.
@@ -157,6 +146,7 @@ wire! {
     WireWanted(Wanted);
     WireNameKey(NameKey);
     WireFlow(Flow);
+    WireEntries([Entry; 2]);
 }
 
 /// What to tell the kernel side of the events that anybody wants.
@@ -170,14 +160,12 @@ pub struct Filter {
 
 impl Sensor {
     /// Loads the programs and attaches them. Nothing is watched yet.
-    pub fn load(options: Options) -> Result<Self, SensorError> {
+    pub fn load() -> Result<Self, SensorError> {
         let offsets = WireOffsets(btf::Btf::of_this_kernel()?.offsets()?);
-        programs::ensure_tracefs()?;
-        programs::check_fields()?;
         let types = aya::Btf::from_sys_fs()?;
         let mut ebpf =
             EbpfLoader::new().btf(Some(&types)).override_global("OFFSETS", &offsets, true).load(OBJECT)?;
-        let (programs, holes) = programs::attach(&mut ebpf, &types, options.i386)?;
+        let (programs, holes) = programs::attach(&mut ebpf, &types)?;
         Ok(Self {
             priority: RingBuf::try_from(take(&mut ebpf, "PRIORITY")?)?,
             bulk: RingBuf::try_from(take(&mut ebpf, "BULK")?)?,

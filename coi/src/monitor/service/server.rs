@@ -196,10 +196,10 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let lock = take_lock(lock, &socket).await?;
     priority::prefer_daemon();
     let set = Config::read(config.as_deref())?;
-    let (base, sensor) = (Base::of(&set, rules.as_deref())?, set.sensor);
+    let base = Base::of(&set, rules.as_deref())?;
     let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let sensor = Sensor::load(sensor)?;
+    let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let (pipeline, thread) = pipeline::start(sensor, recorder)?;
     // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.

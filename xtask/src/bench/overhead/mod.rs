@@ -60,11 +60,10 @@ enum State {
     Outside,
     Inside,
     Emitted,
-    WithoutI386,
 }
 
 impl State {
-    const ALL: [Self; 5] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted, Self::WithoutI386];
+    const ALL: [Self; 4] = [Self::Nothing, Self::Outside, Self::Inside, Self::Emitted];
 
     fn title(self) -> &'static str {
         match self {
@@ -72,7 +71,6 @@ impl State {
             Self::Outside => "outside",
             Self::Inside => "inside",
             Self::Emitted => "inside, every event",
-            Self::WithoutI386 => "outside, no i386",
         }
     }
 }
@@ -152,10 +150,7 @@ impl Visit<'_> {
         if self.state == State::Nothing {
             return self.work(signals).await;
         }
-        let config = coi.dir().join("config.toml");
-        let sensor = if self.state == State::WithoutI386 { "[sensor]\ni386 = false\n" } else { "" };
-        std::fs::write(&config, sensor).map_err(coi::io_error(config.display().to_string()))?;
-        coi.start(&["--config".as_ref(), config.as_ref()], signals).await?;
+        coi.start(&[], signals).await?;
         let worked = self.watched(coi, signals).await;
         coi.stop().await;
         worked
@@ -181,7 +176,7 @@ impl Visit<'_> {
 
     async fn work(&self, signals: &mut Signals) -> Result<Vec<Sample>> {
         let place = match self.state {
-            State::Nothing | State::Outside | State::WithoutI386 => &self.places.unwatched,
+            State::Nothing | State::Outside => &self.places.unwatched,
             State::Inside | State::Emitted => &self.places.watched,
         };
         let batches = self.workshop.loops(place, self.batches, signals).await?;

@@ -119,7 +119,7 @@ impl Measured {
             time: cost(|sample| sample.time)?,
             cpu: cost(|sample| sample.cpu)?,
             limit: match state {
-                State::Nothing | State::WithoutI386 => None,
+                State::Nothing => None,
                 State::Outside => self.measure.outside,
                 State::Inside => self.measure.inside,
                 State::Emitted => self.measure.emitted,
