@@ -21,7 +21,7 @@ use crate::{
     kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
     listen, memory,
     name::Passed,
-    path::{self, PATH_MASK, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE, Place},
     ring::{self, Weight},
     scope::{self, Watched},
     stream::{self, AF_INET, AF_INET6, AF_UNIX, SOCK_RAW, SOCK_STREAM},
@@ -377,8 +377,8 @@ pub fn unix(watched: &Watched, sk: u64, result: i64, address: Passed, len: u64) 
 
     let peer = pointer(sk + offset!(unix_peer)).unwrap_or(0);
     let bound_to = pointer(peer + offset!(unix_addr)).unwrap_or(0);
-    let place = peer + offset!(unix_path);
-    let path_len = if result == 0 && bound_to != 0 && pointer(place + offset!(path_dentry)).is_some() {
+    let place = Place::at(peer + offset!(unix_path)).filter(|_| result == 0 && bound_to != 0);
+    let path_len = if let Some(place) = place {
         let (len, flags) = path::write(place, record.path.as_mut_ptr());
         record.header.flags |= flags;
         bounded(len, PATH_MASK)

@@ -17,7 +17,7 @@ use crate::{
     kernel::{Structure, current, offset, read},
     name::{AT_FDCWD, Name, Passed},
     open::refused,
-    path::{self, PATH_MASK, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE, Place},
     ring::{self, Weight},
     scope, stream, task,
 };
@@ -71,8 +71,9 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
     unsafe { stream::stdio(&raw mut record.body.stdio) };
 
     let mm = task.follow(offset!(task_mm))?;
-    let (path_len, path_flags) = match mm.follow(offset!(mm_exe_file)) {
-        Some(file) => path::write(path::of_file(file.address()), record.tail.as_mut_ptr()),
+    let program = mm.follow(offset!(mm_exe_file)).and_then(|file| Place::of_file(file.address()));
+    let (path_len, path_flags) = match program {
+        Some(place) => path::write(place, record.tail.as_mut_ptr()),
         None => (0, FLAG_PATH_UNREADABLE),
     };
     let start: u64 = mm.number(offset!(mm_arg_start));

@@ -14,7 +14,8 @@ use coi_common::{FILES_STEP, Header, Kind, READ_STEP, SEND_STEP, Sum};
 
 use crate::{
     call::Call,
-    inode::{self, Inode, S_IFREG},
+    file::File,
+    inode::{Inode, S_IFREG},
     kernel::{self, Structure, current, offset},
     memory, path,
     ring::{self, Weight},
@@ -74,7 +75,7 @@ static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Is this file of the workspace? And where that is remembered.
 #[inline(always)]
-pub fn in_workspace(watched: &Watched, file: u64, inode: Inode) -> (bool, Option<*mut u32>) {
+pub fn in_workspace(watched: &Watched, file: File, inode: Inode) -> (bool, Option<*mut u32>) {
     // SAFETY: a pointer to a map's value stays valid while the program runs.
     let scope = unsafe { &*watched.scope };
     if scope.workspace_inode == 0 {
@@ -92,7 +93,7 @@ pub fn in_workspace(watched: &Watched, file: u64, inode: Inode) -> (bool, Option
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let slot = unsafe { &mut *slot };
     if slot.key != key {
-        slot.state = if path::in_workspace(file, scope) { UNCOUNTED } else { 0 };
+        slot.state = if path::in_workspace(file.place(), scope) { UNCOUNTED } else { 0 };
         slot.key = key;
     }
     (slot.state != 0, Some(&raw mut slot.state))
@@ -115,7 +116,8 @@ pub fn was_read(call: &impl Call, watched: &Watched) -> Option<()> {
     }
     // Of sendfile(2) the source is the second argument.
     let file = call.file(u32::from(call.number() == SYS_SENDFILE))?;
-    let inode = inode::of_file(file).filter(|inode| inode.kind() == S_IFREG)?;
+    let file = File::at(file)?;
+    let inode = file.inode().filter(|inode| inode.kind() == S_IFREG)?;
     if let (true, counted) = in_workspace(watched, file, inode) {
         let mut files = 0;
         if let Some(counted) = counted {

@@ -11,7 +11,7 @@ use coi_common::{FLAG_PATH_TRUNCATED, FLAG_PATH_UNREADABLE, PATH_KEPT};
 
 use crate::{
     exec::bounded,
-    path::{self, PATH_MASK, PATH_SPACE},
+    path::{self, PATH_MASK, PATH_SPACE, Place},
     stream,
 };
 
@@ -109,11 +109,11 @@ pub struct Written {
 #[inline(always)]
 pub fn write(name: Name, to: *mut u8) -> Written {
     let place = if name.directory == AT_FDCWD {
-        path::working_directory()
+        Place::working_directory()
     } else if name.directory < 0 {
         None
     } else {
-        stream::file(name.directory as u64).map(path::of_file)
+        stream::file(name.directory as u64).and_then(Place::of_file)
     };
     let (place, flags) = match place {
         Some(place) => path::write(place, to),

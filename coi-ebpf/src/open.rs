@@ -16,9 +16,9 @@ use crate::{
     call::{Call, EACCES, EPERM, UNKNOWN},
     entry::{self, Returned},
     exec::bounded,
-    inode::{self, Inode, S_IFDIR, S_IFIFO, S_IFREG},
+    file::{FMODE_CREATED, FMODE_WRITE, File},
+    inode::{Inode, S_IFDIR, S_IFIFO, S_IFREG},
     io,
-    kernel::{offset, read},
     name::{self, AT_FDCWD, NAME_MASK, NAME_ROOM, Name, Passed},
     path::{self, PATH_MASK},
     ring::{self, Weight},
@@ -26,10 +26,6 @@ use crate::{
     stream, task, wanted,
 };
 
-/// `include/linux/fs.h`: this file may be written through.
-const FMODE_WRITE: u32 = 1 << 1;
-/// `include/linux/fs.h`: this open made the file.
-const FMODE_CREATED: u32 = 1 << 20;
 /// System calls, as numbered on x86-64.
 const SYS_OPEN: u32 = 2;
 const SYS_CREAT: u32 = 85;
@@ -90,17 +86,18 @@ fn opened(call: &Returned) -> Option<()> {
 /// This file was opened under this name.
 #[inline(always)]
 pub fn was_opened(watched: &Watched, file: u64, text: Passed) -> Option<()> {
-    let inode = inode::of_file(file).filter(|inode| inode.kind() != S_IFDIR)?;
-    let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
+    let file = File::at(file)?;
+    let inode = file.inode().filter(|inode| inode.kind() != S_IFDIR)?;
+    let mode = file.mode();
     let write = if mode & FMODE_WRITE != 0 { OPEN_WRITE } else { 0 };
     let create = if mode & FMODE_CREATED != 0 { OPEN_CREATE } else { 0 };
     // Where a named pipe leads is for user space to follow, whatever rules say.
     if inode.kind() != S_IFIFO
-        && !wanted::open(watched, file, write | create, || io::in_workspace(watched, file, inode).0)
+        && !wanted::open(watched, file.place(), write | create, || io::in_workspace(watched, file, inode).0)
     {
         return None;
     }
-    tell(watched, Kind::Open, file, inode, mode, text)
+    tell(watched, Kind::Open, file, inode, text)
 }
 
 #[inline(always)]
@@ -113,24 +110,23 @@ fn mapped(call: &Returned) -> Option<()> {
     if !wanted::kind(Kind::Map, &watched) {
         return None;
     }
-    let file = stream::file(call.argument(4))?;
-    let inode = inode::of_file(file).filter(|inode| inode.kind() == S_IFREG)?;
+    let file = File::at(stream::file(call.argument(4))?)?;
+    let inode = file.inode().filter(|inode| inode.kind() == S_IFREG)?;
     if !io::in_workspace(&watched, file, inode).0 {
         return None;
     }
-    let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
-    tell(&watched, Kind::Map, file, inode, mode, Passed::NOTHING)
+    tell(&watched, Kind::Map, file, inode, Passed::NOTHING)
 }
 
 #[inline(always)]
-fn tell(watched: &Watched, kind: Kind, file: u64, inode: Inode, mode: u32, text: Passed) -> Option<()> {
+fn tell(watched: &Watched, kind: Kind, file: File, inode: Inode, text: Passed) -> Option<()> {
     let record = OPENS.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value, and programs do not move between CPUs.
     let record = unsafe { &mut *record };
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, kind, watched) };
     let to = record.names.as_mut_ptr();
-    let (path_len, flags) = path::write(path::of_file(file), to);
+    let (path_len, flags) = path::write(file.place(), to);
     let path_len = bounded(path_len, PATH_MASK);
     record.header.flags |= flags;
     // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.
@@ -138,9 +134,9 @@ fn tell(watched: &Watched, kind: Kind, file: u64, inode: Inode, mode: u32, text:
     record.body = Open {
         inode: inode.number(),
         device: inode.device(),
-        flags: read(file + offset!(file_flags)).unwrap_or(0),
+        flags: file.flags(),
         result: 0,
-        created: u32::from(mode & FMODE_CREATED != 0),
+        created: u32::from(file.mode() & FMODE_CREATED != 0),
         path_len: path_len as u32,
         mode: inode.mode().into(),
         passed_len: passed_len as u32,

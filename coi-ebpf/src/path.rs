@@ -14,6 +14,7 @@ use coi_common::{
 };
 
 use crate::{
+    dentry::{Dentry, Name},
     exec::bounded,
     kernel::{Structure, current, offset, pointer, read},
 };
@@ -29,6 +30,8 @@ const _: () = assert!(PATH_KEPT + NAME_SPACE < PATH_SPACE);
 #[repr(C)]
 struct Walk {
     mnt: u64,
+    /// The mount's own root.
+    mnt_root: u64,
     dentry: u64,
     /// Where it ends: the root that the task sees.
     root_mnt: u64,
@@ -44,25 +47,28 @@ static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
 /// What a step of a walk leads to.
 enum Step {
-    /// The walk is at this entry, whose parent this is.
-    Entry { dentry: u64, parent: u64 },
-    /// The walk has left a mount's root for the directory it is mounted on.
-    Mount,
+    /// The walk is at this entry.
+    Entry(Dentry),
+    /// The walk has left this mount's root for the directory it is mounted on.
+    Mount(u64),
     /// There is nothing above.
     End,
+    /// What is there cannot be read.
+    Lost,
 }
 
 impl Walk {
-    /// Begins at a `struct path`.
+    /// Begins at a place.
     #[inline(always)]
-    fn begin(path: u64) -> Option<*mut Self> {
+    fn begin(Place { mnt, dentry }: Place) -> Option<*mut Self> {
         let walk = WALKS.get_ptr_mut(0)?;
         let fs = current().follow(offset!(task_fs))?;
         // SAFETY: a per-CPU value, and programs do not move between CPUs.
         unsafe {
             *walk = Self {
-                mnt: pointer(path + offset!(path_mnt))?,
-                dentry: pointer(path + offset!(path_dentry))?,
+                mnt,
+                mnt_root: root_of(mnt),
+                dentry,
                 root_mnt: fs.number(offset!(fs_root) + offset!(path_mnt)),
                 root_dentry: fs.number(offset!(fs_root) + offset!(path_dentry)),
                 len: 0,
@@ -97,54 +103,82 @@ impl Walk {
     #[inline(always)]
     unsafe fn step(walk: *mut Self) -> Step {
         // SAFETY: the caller's promise; volatile so that the compiler keeps nothing in registers.
-        let Self { mnt, dentry, root_mnt, root_dentry, .. } = unsafe { core::ptr::read_volatile(walk) };
+        let Self { mnt, mnt_root, dentry, root_mnt, root_dentry, .. } =
+            unsafe { core::ptr::read_volatile(walk) };
         if dentry == root_dentry && mnt == root_mnt {
             return Step::End;
         }
-        if read::<u64>(mnt + offset!(vfsmount_root)).unwrap_or(0) == dentry {
+        if mnt_root == dentry {
             let mount = mnt - offset!(mount_mnt);
             let parent = read::<u64>(mount + offset!(mount_parent)).unwrap_or(mount);
             if parent == mount {
                 return Step::End;
             }
             let mountpoint = read(mount + offset!(mount_mountpoint)).unwrap_or(0);
+            let mnt = parent + offset!(mount_mnt);
             // SAFETY: as above.
             unsafe {
-                core::ptr::write_volatile(&raw mut (*walk).mnt, parent + offset!(mount_mnt));
+                core::ptr::write_volatile(&raw mut (*walk).mnt, mnt);
+                core::ptr::write_volatile(&raw mut (*walk).mnt_root, root_of(mnt));
                 core::ptr::write_volatile(&raw mut (*walk).dentry, mountpoint);
             }
-            return Step::Mount;
+            return Step::Mount(dentry);
         }
-        let parent = read(dentry + offset!(dentry_parent)).unwrap_or(dentry);
+        let Some(entry) = Dentry::at(dentry) else { return Step::Lost };
         // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(&raw mut (*walk).dentry, parent) };
-        Step::Entry { dentry, parent }
+        unsafe { core::ptr::write_volatile(&raw mut (*walk).dentry, entry.parent()) };
+        Step::Entry(entry)
     }
 }
 
-/// Where an open file's `struct path` is.
+/// The root of a mount, a `struct vfsmount`.
 #[inline(always)]
-pub fn of_file(file: u64) -> u64 {
-    file + offset!(file_path)
+fn root_of(mnt: u64) -> u64 {
+    read(mnt + offset!(vfsmount_root)).unwrap_or(0)
 }
 
-/// Where the `struct path` of the acting task's working directory is.
-#[inline(always)]
-pub fn working_directory() -> Option<u64> {
-    Some(current().follow(offset!(task_fs))?.address() + offset!(fs_pwd))
+/// A place in the file system: a `struct path`.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub mnt: u64,
+    pub dentry: u64,
 }
 
-/// Writes what a `struct path` is called; gives the length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
+impl Place {
+    /// What lies at this address, unless nothing does.
+    #[inline(always)]
+    pub fn at(path: u64) -> Option<Self> {
+        Some(Self { mnt: pointer(path + offset!(path_mnt))?, dentry: pointer(path + offset!(path_dentry))? })
+    }
+
+    /// An open file's.
+    #[inline(always)]
+    pub fn of_file(file: u64) -> Option<Self> {
+        Self::at(file + offset!(file_path))
+    }
+
+    /// The acting task's working directory.
+    #[inline(always)]
+    pub fn working_directory() -> Option<Self> {
+        Self::at(current().follow(offset!(task_fs))?.address() + offset!(fs_pwd))
+    }
+}
+
+/// Writes what a place is called; gives the length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
 #[inline(always)]
-pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
-    let Some(walk) = Walk::begin(path) else { return (0, FLAG_PATH_UNREADABLE) };
+pub fn write(place: Place, to: *mut u8) -> (u64, u32) {
+    let Some(walk) = Walk::begin(place) else { return (0, FLAG_PATH_UNREADABLE) };
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
-        let (dentry, parent) = match unsafe { Walk::step(walk) } {
-            Step::Entry { dentry, parent } => (dentry, parent),
-            Step::Mount => continue,
+        let entry = match unsafe { Walk::step(walk) } {
+            Step::Entry(entry) => entry,
+            Step::Mount(_) => continue,
             Step::End => {
                 Walk::end(walk, 0);
+                break;
+            }
+            Step::Lost => {
+                Walk::end(walk, FLAG_PATH_UNREADABLE);
                 break;
             }
         };
@@ -152,7 +186,7 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
         if at >= PATH_KEPT as u64 {
             break;
         }
-        let name = read::<u64>(dentry + offset!(dentry_name)).unwrap_or(0);
+        let name = entry.name().at;
         let place = bounded(at, PATH_KEPT as u64 - 1) as usize;
         // SAFETY: `to` has room for PATH_SPACE bytes and `at` is below PATH_KEPT; the helper checks the
         // address of the name itself.
@@ -164,7 +198,7 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
         }
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(&raw mut (*walk).len, at + written as u64) };
-        if parent == dentry {
+        if entry.is_root() {
             // A file without a directory: a memfd, a pipe.
             Walk::end(walk, FLAG_PATH_NOWHERE);
             break;
@@ -173,50 +207,55 @@ pub fn write(path: u64, to: *mut u8) -> (u64, u32) {
     (Walk::len(walk), Walk::flags(walk))
 }
 
-/// Is the file below the workspace's directory, through whatever mount?
+/// Is the file at this place below the workspace's directory, through whatever mount?
 #[inline(always)]
-pub fn in_workspace(file: u64, scope: &Scope) -> bool {
-    let Some(walk) = Walk::begin(of_file(file)) else { return false };
+pub fn in_workspace(place: Place, scope: &Scope) -> bool {
+    let Some(walk) = Walk::begin(place) else { return false };
+    let mut first = true;
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
-        let (dentry, parent) = match unsafe { Walk::step(walk) } {
-            Step::Entry { dentry, parent } => (dentry, parent),
-            Step::Mount => continue,
-            Step::End => return false,
+        let inode = match unsafe { Walk::step(walk) } {
+            Step::Entry(entry) if entry.is_root() => return false,
+            Step::Entry(entry) => entry.inode(),
+            // What is mounted there may be the workspace itself.
+            Step::Mount(root) => pointer(root + offset!(dentry_inode)).unwrap_or(0),
+            Step::End | Step::Lost => return false,
         };
-        if parent == dentry {
-            return false;
-        }
-        // The parent's turn to be looked at comes before it can turn out to be a mount's root.
-        let inode = pointer(parent + offset!(dentry_inode)).unwrap_or(0);
-        if read::<u64>(inode + offset!(inode_ino)).unwrap_or(0) == scope.workspace_inode
+        if !first
+            && read::<u64>(inode + offset!(inode_ino)).unwrap_or(0) == scope.workspace_inode
             && device(inode) == scope.workspace_device
         {
             return true;
         }
+        first = false;
     }
     false
 }
 
-/// Is a part above the last one passed by `is_it`?
+/// Is the name of this place passed by `last`, or one of the directories above it by `above`? True where it cannot be told.
 #[inline(always)]
-pub fn any_directory(file: u64, is_it: impl Fn(u64) -> bool) -> bool {
-    let Some(walk) = Walk::begin(of_file(file)) else { return true };
-    let mut last = true;
+pub fn any_name(place: Place, last: impl Fn(Name) -> bool, above: Option<impl Fn(Name) -> bool>) -> bool {
+    let Some(walk) = Walk::begin(place) else { return true };
+    let mut is_last = true;
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
-        let (dentry, parent) = match unsafe { Walk::step(walk) } {
-            Step::Entry { dentry, parent } => (dentry, parent),
-            Step::Mount => continue,
+        let entry = match unsafe { Walk::step(walk) } {
+            Step::Entry(entry) => entry,
+            Step::Mount(_) => continue,
             Step::End => return false,
+            Step::Lost => return true,
         };
-        if !last && is_it(dentry) {
+        if is_last {
+            if last(entry.name()) {
+                return true;
+            }
+        } else if above.as_ref().is_some_and(|above| above(entry.name())) {
             return true;
         }
-        last = false;
-        if parent == dentry {
+        if above.is_none() || entry.is_root() {
             return false;
         }
+        is_last = false;
     }
     // What is too deep to be looked through is not to be missed.
     true

@@ -3,7 +3,7 @@
 use coi_common::{Address, Stream, StreamKind};
 
 use crate::{
-    inode::{self, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK},
+    inode::{Inode, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK},
     kernel::{Structure, current, offset, pointer, read},
     memory,
 };
@@ -156,7 +156,8 @@ unsafe fn inspect(to: *mut Stream, file: u64) {
     if file == 0 {
         return;
     }
-    let Some(inode) = inode::of_file(file) else { return };
+    let Some(file_inode) = read(file + offset!(file_inode)) else { return };
+    let Some(inode) = Inode::at(file_inode) else { return };
     // SAFETY: as above.
     unsafe {
         // FMODE_READ and FMODE_WRITE are the lowest two bits.

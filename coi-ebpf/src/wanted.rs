@@ -13,9 +13,11 @@ use coi_common::{
 };
 
 use crate::{
+    dentry::Name,
     exec::bounded,
-    kernel::{offset, read},
-    memory, path, ring,
+    memory,
+    path::{self, Place},
+    ring,
     scope::Watched,
 };
 
@@ -36,9 +38,9 @@ pub fn kind(kind: Kind, watched: &Watched) -> bool {
     wanted.kinds & kind.bit() != 0 || wanted.somewhere_everything != 0 && ring::everything(watched.id)
 }
 
-/// Is the opening of this file wanted? `attributes` are `OPEN_*`; `in_workspace` is asked only if it matters.
+/// Is the opening of the file at this place wanted? `attributes` are `OPEN_*`; `in_workspace` is asked only if it matters.
 #[inline(always)]
-pub fn open(watched: &Watched, file: u64, attributes: u32, in_workspace: impl FnOnce() -> bool) -> bool {
+pub fn open(watched: &Watched, place: Place, attributes: u32, in_workspace: impl FnOnce() -> bool) -> bool {
     let Some(wanted) = WANTED.get_ptr(0) else { return true };
     // SAFETY: a pointer to a map's value stays valid while the program runs; user space replaces the value as a whole,
     // and a mixture of two would pass for one event.
@@ -56,28 +58,25 @@ pub fn open(watched: &Watched, file: u64, attributes: u32, in_workspace: impl Fn
     if wanted.workspace & passes != 0 && in_workspace() {
         return true;
     }
-    let Some(dentry) = read::<u64>(path::of_file(file) + offset!(path_dentry)) else { return true };
-    last_part(wanted, dentry, passes)
-        || wanted.directory_lengths != 0
-            && path::any_directory(file, |dentry| {
-                let Some(name) = Name::of(dentry) else { return true };
-                wanted.directory_lengths & bit(name.len) != 0
-                    && has(&wanted.directory_first, name.first())
-                    && name.passes(FORM_DIRECTORY, 0, name.len, passes)
-            })
+    let above = |name: Name| {
+        wanted.directory_lengths & bit(name.len) != 0
+            && has(&wanted.directory_first, name.first())
+            && passes_test(name, FORM_DIRECTORY, 0, name.len, passes)
+    };
+    let above = (wanted.directory_lengths != 0).then_some(above);
+    path::any_name(place, |name| last_part(wanted, name, passes), above)
 }
 
 #[inline(always)]
-fn last_part(wanted: &Wanted, dentry: u64, passes: u32) -> bool {
-    let Some(name) = Name::of(dentry) else { return true };
+fn last_part(wanted: &Wanted, name: Name, passes: u32) -> bool {
     let affix = AFFIX as u64;
     wanted.name_lengths & bit(name.len) != 0
         && has(&wanted.name_first, name.first())
-        && name.passes(FORM_NAME, 0, name.len, passes)
+        && passes_test(name, FORM_NAME, 0, name.len, passes)
         || name.len >= affix
-            && (has(&wanted.prefix_first, name.first()) && name.passes(FORM_PREFIX, 0, affix, passes)
+            && (has(&wanted.prefix_first, name.first()) && passes_test(name, FORM_PREFIX, 0, affix, passes)
                 || has(&wanted.suffix_last, name.last())
-                    && name.passes(FORM_SUFFIX, name.len - affix, affix, passes))
+                    && passes_test(name, FORM_SUFFIX, name.len - affix, affix, passes))
 }
 
 /// The bit for a length in a set of lengths.
@@ -91,49 +90,23 @@ fn has(set: &[u64; 4], byte: u8) -> bool {
     set[usize::from(byte >> 6)] & 1 << (byte & 63) != 0
 }
 
-/// The name of a directory entry, where the kernel has it.
-struct Name {
-    at: u64,
-    len: u64,
-}
-
-impl Name {
-    #[inline(always)]
-    fn of(dentry: u64) -> Option<Self> {
-        // `struct qstr`: the length is the upper half of the number before the pointer.
-        let [hash_len, at]: [u64; 2] = read(dentry + offset!(dentry_name) - 8)?;
-        Some(Self { at, len: hash_len >> 32 })
-    }
-
-    #[inline(always)]
-    fn first(&self) -> u8 {
-        read(self.at).unwrap_or(0)
-    }
-
-    #[inline(always)]
-    fn last(&self) -> u8 {
-        read(self.at + self.len - 1).unwrap_or(0)
-    }
-
-    /// Is there a test of this form with these bytes of the name that passes?
-    #[inline(always)]
-    fn passes(&self, form: u8, from: u64, len: u64, passes: u32) -> bool {
-        let Some(key) = KEYS.get_ptr_mut(u32::from(form)) else { return true };
-        let len = bounded(len, TEST_SPACE as u64);
-        // SAFETY: a per-CPU value, and programs do not move between CPUs; `len` is at most the text's size, and the
-        // helper checks the address itself.
-        let found = unsafe {
-            memory::zero(key);
-            (*key).form = form;
-            if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (self.at + from) as *const _)
-                != 0
-            {
-                return true;
-            }
-            // By reference: a copy would go over the stack.
-            let key: &NameKey = &*key;
-            NAMES.get(key).copied()
-        };
-        found.is_some_and(|tests| tests & passes != 0)
-    }
+/// Is there a test of this form with these bytes of the name that passes?
+#[inline(always)]
+fn passes_test(name: Name, form: u8, from: u64, len: u64, passes: u32) -> bool {
+    let Some(key) = KEYS.get_ptr_mut(u32::from(form)) else { return true };
+    let len = bounded(len, TEST_SPACE as u64);
+    // SAFETY: a per-CPU value, and programs do not move between CPUs; `len` is at most the text's size, and the
+    // helper checks the address itself.
+    let found = unsafe {
+        memory::zero(key);
+        (*key).form = form;
+        if bpf_probe_read_kernel((&raw mut (*key).text).cast(), len as u32, (name.at + from) as *const _) != 0
+        {
+            return true;
+        }
+        // By reference: a copy would go over the stack.
+        let key: &NameKey = &*key;
+        NAMES.get(key).copied()
+    };
+    found.is_some_and(|tests| tests & passes != 0)
 }

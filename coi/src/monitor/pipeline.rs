@@ -359,8 +359,7 @@ impl Pipeline {
                 self.complain(told, "files that are read again may not count");
                 losses_due = Instant::now() + LOSS_INTERVAL;
             }
-            self.fetch(due);
-            if !self.waiting.is_empty() {
+            if self.fetch(due) {
                 quiet = Quiet::since(Instant::now());
             }
             if commands.is_empty() {
@@ -407,15 +406,18 @@ impl Pipeline {
         }
     }
 
-    /// Takes what has arrived to where it waits for its turn.
-    fn fetch(&mut self, losses: bool) {
+    /// Takes what has arrived to where it waits for its turn; says whether any of it is more than comes in storms.
+    fn fetch(&mut self, losses: bool) -> bool {
         self.sensor.drain(&mut self.arrived);
         if losses {
             self.sensor.losses(&mut self.arrived);
         }
+        let mut rare = false;
         for arrived in self.arrived.drain(..) {
+            rare |= arrived.flow.priority > 0;
             self.waiting.entry(arrived.event.header.scope).or_default().push_back(arrived);
         }
+        rare
     }
 
     /// Judges some of what waits, of each container a little, those first that have least: nobody's attack waits until
@@ -454,7 +456,7 @@ impl Pipeline {
     /// Waits until there may be something to do; while something comes, for `rest`.
     fn wait(&mut self, quiet: &mut Quiet, rest: Duration) {
         let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
-        if self.scopes.is_empty() || quiet.since.elapsed() >= BUSY {
+        let woken = if self.waiting.is_empty() && (self.scopes.is_empty() || quiet.since.elapsed() >= BUSY) {
             let awake = self.sensor.sleeps();
             self.complain(awake, "the monitor may notice things late");
             let sleep = match (quiet.napped, self.scopes.is_empty()) {
@@ -464,15 +466,18 @@ impl Pipeline {
             };
             quiet.napped = true;
             let rings = PollFd::new(self.sensor.wakes(), PollFlags::POLLIN);
-            // An interrupted wait is one that has ended.
-            let _ = ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None);
+            let woken = ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None);
             let asleep = self.sensor.is_awake();
             self.complain(asleep, "watched processes wake the monitor more often than they need");
+            woken
         } else {
-            let _ = ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None);
+            ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None)
+        };
+        // An interrupted wait is one that has ended.
+        if woken != Ok(0) {
+            // Empty if nobody called.
+            let _ = self.wake.read();
         }
-        // Empty if nobody called.
-        let _ = self.wake.read();
     }
 
     fn complain(&self, result: Result<(), SensorError>, what: &str) {
