@@ -538,8 +538,8 @@ pub const LOST_BUDGET: u32 = 1;
 pub const PRIORITY_BUDGET: u64 = 256 << 10;
 /// The same for what a flood cannot consist of as easily: connections, redirections, a shell on a socket.
 pub const DECISIVE_BUDGET: u64 = 512 << 10;
-/// The same in the bulk ring: some 2500 opens.
-pub const BULK_BUDGET: u64 = 512 << 10;
+/// The same in the bulk ring: some 1900 opens.
+pub const BULK_BUDGET: u64 = 384 << 10;
 
 /// Bytes in the two rings, of one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
@@ -286,6 +287,8 @@ pub fn start(
         wake,
         arrived: Vec::new(),
         waiting: HashMap::default(),
+        behind: 0,
+        turns: Vec::new(),
         events: Vec::new(),
         alerts: Vec::new(),
     };
@@ -308,7 +311,10 @@ struct Pipeline {
     wake: Arc<EventFd>,
     /// What has arrived and is not judged yet, by the cgroup's id.
     waiting: HashMap<u64, VecDeque<Arrived>, RandomState>,
+    /// How much waits there.
+    behind: usize,
     /// Kept for their room.
+    turns: Vec<(usize, u64)>,
     arrived: Vec<Arrived>,
     events: Vec<Event>,
     alerts: Vec<Alert>,
@@ -346,7 +352,7 @@ impl Pipeline {
         let mut rested = Instant::now();
         loop {
             let worked = rested.elapsed();
-            if self.waiting.is_empty() || worked >= WORK {
+            if self.behind == 0 || worked >= WORK {
                 self.wait(&mut quiet, LOOK.max(worked / REST));
                 rested = Instant::now();
             }
@@ -416,6 +422,7 @@ impl Pipeline {
         for arrived in self.arrived.drain(..) {
             rare |= arrived.flow.priority > 0;
             self.waiting.entry(arrived.event.header.scope).or_default().push_back(arrived);
+            self.behind += 1;
         }
         rare
     }
@@ -423,32 +430,40 @@ impl Pipeline {
     /// Judges some of what waits, of each container a little, those first that have least: nobody's attack waits until
     /// another's flood is judged.
     fn judge_turns(&mut self) {
-        let mut turns: Vec<_> = self.waiting.iter().map(|(scope, queue)| (queue.len(), *scope)).collect();
+        let mut turns = mem::take(&mut self.turns);
+        turns.extend(
+            self.waiting.iter().map(|(scope, queue)| (queue.len(), *scope)).filter(|(len, _)| *len > 0),
+        );
         turns.sort_unstable();
-        for (_, scope) in turns {
-            let Some(mut queue) = self.waiting.remove(&scope) else { continue };
+        for (_, scope) in turns.drain(..) {
+            let Some(mut queue) = self.waiting.get_mut(&scope).map(mem::take) else { continue };
             let mut flow = Flow::default();
             let began = Instant::now();
             for _ in 0..TURN {
                 let Some(arrived) = queue.pop_front() else { break };
                 flow.priority += arrived.flow.priority;
                 flow.bulk += arrived.flow.bulk;
+                self.behind -= 1;
                 self.take(arrived.event);
                 if began.elapsed() > SLICE {
                     break;
                 }
             }
             self.sensor.settle(scope, flow);
-            if !queue.is_empty() {
+            // What is watched no longer needs no queue once it is empty.
+            if queue.is_empty() && !self.scopes.contains_key(&scope) {
+                self.waiting.remove(&scope);
+            } else {
                 self.waiting.insert(scope, queue);
             }
         }
+        self.turns = turns;
     }
 
     /// Judges and counts all that has happened so far.
     fn catch_up(&mut self) {
         self.fetch(true);
-        while !self.waiting.is_empty() {
+        while self.behind > 0 {
             self.judge_turns();
         }
     }
@@ -456,7 +471,7 @@ impl Pipeline {
     /// Waits until there may be something to do; while something comes, for `rest`.
     fn wait(&mut self, quiet: &mut Quiet, rest: Duration) {
         let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
-        let woken = if self.waiting.is_empty() && (self.scopes.is_empty() || quiet.since.elapsed() >= BUSY) {
+        let woken = if self.behind == 0 && (self.scopes.is_empty() || quiet.since.elapsed() >= BUSY) {
             let awake = self.sensor.sleeps();
             self.complain(awake, "the monitor may notice things late");
             let sleep = match (quiet.napped, self.scopes.is_empty()) {
