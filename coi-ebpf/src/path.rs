@@ -232,11 +232,11 @@ pub fn in_workspace(place: Place, scope: &Scope) -> bool {
     false
 }
 
-/// Is the name of this place passed by `last`, or one of the directories above it by `above`? True where it cannot be told.
+/// Is one of the directories that this place is in passed by `is_it`? True where it cannot be told.
 #[inline(always)]
-pub fn any_name(place: Place, last: impl Fn(Name) -> bool, above: Option<impl Fn(Name) -> bool>) -> bool {
+pub fn any_directory(place: Place, is_it: impl Fn(Name) -> bool) -> bool {
     let Some(walk) = Walk::begin(place) else { return true };
-    let mut is_last = true;
+    let mut last = true;
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
         let entry = match unsafe { Walk::step(walk) } {
@@ -245,17 +245,13 @@ pub fn any_name(place: Place, last: impl Fn(Name) -> bool, above: Option<impl Fn
             Step::End => return false,
             Step::Lost => return true,
         };
-        if is_last {
-            if last(entry.name()) {
-                return true;
-            }
-        } else if above.as_ref().is_some_and(|above| above(entry.name())) {
+        if !last && is_it(entry.name()) {
             return true;
         }
-        if above.is_none() || entry.is_root() {
+        last = false;
+        if entry.is_root() {
             return false;
         }
-        is_last = false;
     }
     // What is too deep to be looked through is not to be missed.
     true

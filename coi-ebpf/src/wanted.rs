@@ -13,7 +13,7 @@ use coi_common::{
 };
 
 use crate::{
-    dentry::Name,
+    dentry::{Dentry, Name},
     exec::bounded,
     memory,
     path::{self, Place},
@@ -58,13 +58,14 @@ pub fn open(watched: &Watched, place: Place, attributes: u32, in_workspace: impl
     if wanted.workspace & passes != 0 && in_workspace() {
         return true;
     }
-    let above = |name: Name| {
-        wanted.directory_lengths & bit(name.len) != 0
-            && has(&wanted.directory_first, name.first())
-            && passes_test(name, FORM_DIRECTORY, 0, name.len, passes)
-    };
-    let above = (wanted.directory_lengths != 0).then_some(above);
-    path::any_name(place, |name| last_part(wanted, name, passes), above)
+    let Some(entry) = Dentry::at(place.dentry) else { return true };
+    last_part(wanted, entry.name(), passes)
+        || wanted.directory_lengths != 0
+            && path::any_directory(place, |name| {
+                wanted.directory_lengths & bit(name.len) != 0
+                    && has(&wanted.directory_first, name.first())
+                    && passes_test(name, FORM_DIRECTORY, 0, name.len, passes)
+            })
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Instant,
 };
 
 use aya::{
@@ -333,7 +334,11 @@ fn load(
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let work = || {
         while let Some((name, hook, program)) = next() {
-            if let Err(error) = load_one(program, hook, types) {
+            let began = Instant::now();
+            let loaded = load_one(program, hook, types);
+            let steps = program.info().ok().and_then(|info| info.verified_instruction_count());
+            tracing::debug!(name, steps, took = ?began.elapsed(), "verified");
+            if let Err(error) = loaded {
                 refused.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(error));
             }
         }
