@@ -1,4 +1,4 @@
-//! Compiles the kernel programs for `bpfel-unknown-none` and puts the object into `OUT_DIR`.
+//! Compiles the kernel programs for `bpfel-unknown-none` and puts the objects into `OUT_DIR`.
 //!
 //! That needs rust-src of exactly this rustc and bpf-linker; `cargo xtask setup` brings both. Where rustup
 //! has no rust-src to give, setup leaves one in the user's cache, and it is taken from there. aya-build does
@@ -55,7 +55,12 @@ fn build() -> Result<()> {
         )
         .into());
     }
-    std::fs::copy(target.join("bpfel-unknown-none/release/coi-ebpf"), out.join("coi-ebpf.o"))?;
+    for object in ["coi-ebpf", "coi-deny"] {
+        std::fs::copy(
+            target.join("bpfel-unknown-none/release").join(object),
+            out.join(object).with_extension("o"),
+        )?;
+    }
     Ok(())
 }
 

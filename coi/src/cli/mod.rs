@@ -7,6 +7,7 @@ mod audit;
 mod completion;
 mod daemon;
 mod exit;
+mod freeze;
 mod kill;
 mod list;
 mod monitor;
@@ -37,6 +38,7 @@ enum Command {
     Attach(attach::Attach),
     List(list::List),
     Kill(kill::Kill),
+    Freeze(freeze::Freeze),
     Unfreeze(unfreeze::Unfreeze),
     Monitor(monitor::Monitor),
     Watch(watch::Watch),
@@ -65,6 +67,7 @@ impl Cli {
             Command::Attach(c) => c.execute().await,
             Command::List(c) => c.execute().await,
             Command::Kill(c) => c.execute().await,
+            Command::Freeze(c) => c.execute().await,
             Command::Unfreeze(c) => c.execute().await,
             Command::Monitor(c) => c.execute().await,
             Command::Watch(c) => c.execute().await,

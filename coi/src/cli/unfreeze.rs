@@ -6,7 +6,7 @@ use super::{Code, Result};
 use crate::monitor::service::client;
 use crate::ui;
 
-/// Let a container that a rule froze go on. It stays watched.
+/// Undo what rules did to a container: let it go on, with its network. It stays watched.
 #[derive(Debug, Args)]
 #[command(
     visible_alias = "resume",

@@ -129,6 +129,11 @@ impl Cgroup {
             .map_err(|source| CgroupError::Write { path: self.path.clone(), file, value, source })
     }
 
+    /// Whether it is still there.
+    pub fn exists(&self) -> bool {
+        self.directory().join("cgroup.events").exists()
+    }
+
     /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have.
     pub fn freeze(&self) -> Result<(), CgroupError> {
         self.write("cgroup.freeze", "1")

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     cgroup::{Cgroup, level},
     counts::Counts,
-    event::{Container, Event, EventKind},
+    event::{Container, Detail, Event, EventKind, ProcessKey},
     filter::filter,
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
@@ -95,6 +95,8 @@ pub struct Watched {
     pub unsaid: AtomicU64,
     /// What became of its events.
     pub counts: Counts,
+    /// It is to stand still until a person says otherwise: who stops it for a moment does not let it go on.
+    pub stands: AtomicBool,
     /// What found no room on its way to the recording.
     pub unrecorded: AtomicU64,
 }
@@ -124,13 +126,15 @@ pub enum Order {
     Thaw,
     /// End it as it stands: a frozen container must not run on for a moment first.
     Kill,
+    /// Stop it.
+    Freeze,
 }
 
 /// Why an order is not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
     /// Nothing runs in it.
-    #[error("nothing runs in {0}; there is nothing to thaw or kill")]
+    #[error("nothing runs in {0}; there is nothing to freeze, thaw or kill")]
     NothingRuns(String),
     /// It was tried and failed.
     #[error(transparent)]
@@ -162,6 +166,7 @@ enum Command {
     Arm(Arc<Watched>, Option<Arc<Cgroup>>, oneshot::Sender<Result<(), SensorError>>),
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
+    Family(Arc<Watched>, ProcessKey, oneshot::Sender<Vec<ProcessKey>>),
     Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
     CatchUp(oneshot::Sender<()>),
@@ -214,6 +219,13 @@ impl Handle {
     pub async fn rearm(&self, watched: Arc<Watched>) -> Result<(), Ended> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Rearm(watched, reply))?;
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// A process and all that it and its descendants have started up to now.
+    pub async fn family(&self, watched: Arc<Watched>, of: ProcessKey) -> Result<Vec<ProcessKey>, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Family(watched, of, reply))?;
         answer.await.map_err(|_| Ended)
     }
 
@@ -340,8 +352,38 @@ struct Scoped {
     cgroup: Option<Arc<Cgroup>>,
     /// The user namespace of its init.
     uid_map: Vec<[u32; 3]>,
-    /// The gravest that has been done; a second freeze of what is frozen would only be noise.
-    done: Option<ActionName>,
+    done: Done,
+}
+
+/// What has been done about it since it was armed; a second freeze of what is frozen would only be noise.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    freeze: bool,
+    kill: bool,
+    cut: bool,
+}
+
+impl Done {
+    /// What is left to do of what is asked for.
+    fn left(self, asked: ActionName) -> ActionName {
+        let is_done = match asked {
+            ActionName::Freeze => self.freeze || self.kill,
+            ActionName::CutNetwork => self.cut || self.freeze || self.kill,
+            // Frozen, it is still there, and goes on when the others do.
+            ActionName::KillProcess | ActionName::Kill => self.kill,
+            _ => false,
+        };
+        if is_done { ActionName::Log } else { asked }
+    }
+
+    fn note(&mut self, action: ActionName) {
+        match action {
+            ActionName::Freeze => self.freeze = true,
+            ActionName::Kill => self.kill = true,
+            ActionName::CutNetwork => self.cut = true,
+            _ => {}
+        }
+    }
 }
 
 impl Pipeline {
@@ -384,6 +426,10 @@ impl Pipeline {
                     Command::Rearm(watched, reply) => {
                         self.rearm(&watched);
                         let _ = reply.send(());
+                    }
+                    Command::Family(watched, of, reply) => {
+                        let ids = self.ids(&watched).into_iter();
+                        let _ = reply.send(ids.flat_map(|id| self.lineage.family(id, of)).collect());
                     }
                     Command::Look(watched, reply) => {
                         let looked = self.look(&watched);
@@ -580,9 +626,10 @@ impl Pipeline {
             if let Some(scoped) = self.scopes.get_mut(&id) {
                 scoped.watched.report(scoped.engine.reset(id));
                 scoped.watched.mark(id, Mark::Thawed, self.recorder.as_ref());
-                scoped.done = None;
+                scoped.done = Done::default();
             }
         }
+        watched.stands.store(false, Ordering::Release);
     }
 
     fn use_rules(&mut self, rules: Vec<NewRules>) -> Result<(), SensorError> {
@@ -630,7 +677,7 @@ impl Pipeline {
         let wanted = self.sensor.want_everything(id, watched.wants_everything());
         self.complain(wanted, "some events may be missing");
         let engine = Engine::new(Arc::clone(&watched.rules().set));
-        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: None });
+        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: Done::default() });
     }
 
     fn ended(&mut self, id: u64) {
@@ -708,26 +755,36 @@ impl Pipeline {
 impl Scoped {
     fn answer(&mut self, event: &Event, alert: Alert) {
         let respond = self.watched.respond.load(Ordering::Relaxed);
-        let wanted = if respond { action_for(alert.rule.action()) } else { ActionName::Log };
-        let action = match (wanted, self.done) {
-            (ActionName::Log, _) => ActionName::Log,
-            (ActionName::Freeze, Some(_)) | (_, Some(ActionName::Kill)) => ActionName::Log,
-            (wanted, _) => wanted,
-        };
-        if action != ActionName::Log {
-            if self.done.is_none()
-                && let Some(cgroup) = &self.cgroup
-            {
-                // If it fails, the watch's task tries again, and says so.
-                if let Err(error) = cgroup.freeze() {
-                    tracing::warn!(%error, "a freeze is tried again");
-                }
-            }
-            self.done = Some(action);
+        let asked = if respond { action_for(alert.rule.action()) } else { ActionName::Log };
+        let mut action = self.done.left(asked);
+        let is_short = self.watched.notes.capacity() < RESERVED;
+        if action == ActionName::KillProcess && is_short {
+            // More than can be ended one by one.
+            action = self.done.left(ActionName::Freeze);
         }
+        let was_refused = action == ActionName::Deny && was_refused(event);
+        let stands = match action {
+            ActionName::Freeze | ActionName::Kill => true,
+            // What should have been refused and was not is as grave.
+            ActionName::Deny => !was_refused && event.remote().is_some(),
+            _ => false,
+        };
+        if stands {
+            self.watched.stands.store(true, Ordering::Release);
+        }
+        if (stands || action == ActionName::KillProcess)
+            && !(self.done.freeze || self.done.kill)
+            && let Some(cgroup) = &self.cgroup
+        {
+            // If it fails, the watch's task tries again, and says so.
+            if let Err(error) = cgroup.freeze() {
+                tracing::warn!(%error, "a freeze is tried again");
+            }
+        }
+        self.done.note(if stands && action == ActionName::Deny { ActionName::Freeze } else { action });
         let decided = Duration::from_nanos(boottime().saturating_sub(event.time));
         // A rule that fires all the time must not take the room of the one that acts.
-        if action == ActionName::Log && self.watched.notes.capacity() < RESERVED {
+        if (action == ActionName::Log || action == ActionName::Deny && !stands) && is_short {
             self.watched.unsaid.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -738,6 +795,16 @@ impl Scoped {
             cgroup: self.cgroup.clone(),
             decided,
         })));
+    }
+}
+
+/// Whether the kernel has refused this connection, as far as the event can say. Of a datagram nothing is said: it is
+/// told before the kernel has decided, by programs that then refuse it.
+pub fn was_refused(event: &Event) -> bool {
+    match event.detail {
+        Detail::Connection { result, transport: "tcp", .. } => result == Some(nix::libc::EPERM),
+        Detail::Connection { transport: "udp", .. } => true,
+        _ => false,
     }
 }
 

@@ -170,7 +170,7 @@ fn alert(line: &Line) -> String {
     if let Some((action, why)) = line.failed() {
         let _ = write!(text, " (could not {}: {})", verb(action), plain(why));
     } else if let Some(action) = line.coi.action.as_ref().filter(|a| a.name != ActionName::Log) {
-        let done = if action.name == ActionName::Kill { "killed" } else { "frozen" };
+        let done = done(action.name);
         let _ = match action.latency_us {
             Some(us) => write!(text, " ({done} in {}.{:03} ms)", us / 1000, us % 1000),
             None => write!(text, " ({done})"),
@@ -214,10 +214,28 @@ fn state(state: WatchState) -> &'static str {
     }
 }
 
+/// What an action has done.
+fn done(action: ActionName) -> &'static str {
+    match action {
+        ActionName::Log => "logged",
+        ActionName::Deny => "refused",
+        ActionName::KillProcess => "process ended",
+        ActionName::CutNetwork => "network cut",
+        ActionName::RestoreNetwork => "network restored",
+        ActionName::Freeze => "frozen",
+        ActionName::Kill => "killed",
+        ActionName::Thaw => "thawed",
+    }
+}
+
 /// What an action does.
 pub(super) fn verb(action: ActionName) -> &'static str {
     match action {
         ActionName::Log => "log",
+        ActionName::Deny => "refuse",
+        ActionName::KillProcess => "end the process of",
+        ActionName::CutNetwork => "cut the network of",
+        ActionName::RestoreNetwork => "restore the network of",
         ActionName::Freeze => "freeze",
         ActionName::Kill => "kill",
         ActionName::Thaw => "thaw",

@@ -3,7 +3,7 @@
 use super::event::{severity, verb};
 use super::{err, plain};
 use crate::launch::{MonitorLost, Notices};
-use crate::monitor::service::api::{ActionTaken, Watch};
+use crate::monitor::service::api::{ActionName, ActionTaken, Watch};
 use crate::monitor::service::stream::Line;
 
 /// What a terminal needs to be told when the program that drew on it was killed: leave the second screen, show
@@ -32,7 +32,8 @@ impl Printer {
 
 impl Notices for Printer {
     fn alert(&mut self, line: &Line) {
-        if matches!(self, Self::Lines) || line.failed().is_some() {
+        let is_felt = matches!(line.done(), Some(ActionName::KillProcess | ActionName::CutNetwork));
+        if matches!(self, Self::Lines) || is_felt || line.failed().is_some() {
             self.say(&alert_line(line));
         }
     }
@@ -66,6 +67,14 @@ fn alert_line(line: &Line) -> String {
         plain(&line.rule.id),
         what(&line.coi.message, &line.process.executable, line.process.pid)
     );
+    match line.done() {
+        Some(ActionName::Deny) => text.push_str("; refused"),
+        Some(ActionName::KillProcess) => text.push_str("; ended the process and what it had started"),
+        Some(ActionName::CutNetwork) => {
+            text.push_str("; cut its network. Give it back with `coi unfreeze`");
+        }
+        _ => {}
+    }
     if let Some((action, why)) = line.failed() {
         text.push_str(&format!("; could not {} it: {}", verb(action), plain(why)));
     }
@@ -127,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::monitor::rules::Severity;
-    use crate::monitor::service::api::{ActionName, ApiError, Subject, WatchState};
+    use crate::monitor::service::api::{ApiError, Subject, WatchState};
     use crate::monitor::service::client;
 
     #[test]
@@ -139,6 +148,7 @@ mod tests {
             state: WatchState::Killed,
             audit: "/var/log/coi/coi-1a2b3c4d-1.jsonl".into(),
             last_action: None,
+            network_cut: false,
             alerts: 1,
             lost: 0,
             events: std::collections::BTreeMap::new(),
@@ -163,11 +173,15 @@ mod tests {
             }))
         };
         let lost = || client::Error::Refused(ApiError { code: "internal".into(), message: "gone".into() });
+        let cut = json!({"name": "cut-network", "result": "success"});
         let failed = json!({"name": "freeze", "result": "failure", "error": "no cgroup"});
         let name = &watch.name;
         let all = [
             alert_line(&line("warning", json!({"name": "log", "result": "success"}))),
             alert_line(&line("high", failed)),
+            alert_line(&line("warning", json!({"name": "deny", "result": "success"}))),
+            alert_line(&line("high", json!({"name": "kill-process", "result": "success"}))),
+            alert_line(&line("high", cut)),
             freeze_line(&watch, &line("high", json!({"name": "freeze", "result": "success"}))),
             kill_line(&watch, &action),
             lost_line(name, &MonitorLost::Rearmed),

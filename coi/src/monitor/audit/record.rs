@@ -25,6 +25,7 @@ use super::{
 use crate::{
     monitor::{
         event::{self, Container, EventKind, Field},
+        respond::Attempt,
         rules::{Alert, RuleSet, Severity, recording::json_of},
         sensor::boottime,
         service::api::{ActionName, Hole, Tally, WatchState},
@@ -121,16 +122,12 @@ pub struct Record {
 
 /// What was done about an alert.
 pub struct Outcome<'a> {
-    /// What.
-    pub action: ActionName,
+    /// What was tried; the last of them is what was done in the end.
+    pub attempts: &'a [Attempt],
     /// From the event to when it was decided, and if there is something to be done, to when the freeze was written.
     pub decided: Duration,
-    /// From the event to when all processes stood still, or none was left.
-    pub latency: Duration,
     /// From the event to when Incus had it frozen, or the container was gone.
     pub settled: Option<Duration>,
-    /// `None` if it worked.
-    pub error: Option<&'a str>,
 }
 
 /// What was done without an alert.
@@ -227,10 +224,21 @@ impl Record {
             put(&mut object, "coi.evidence", evidence.collect());
         }
         let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut done = action(outcome.action.name(), outcome.error);
+        let last = outcome.attempts.last();
+        let name = last.map_or(ActionName::Log, |attempt| attempt.action);
+        let mut done = action(name.name(), last.and_then(|attempt| attempt.error.as_deref()));
         done["decided_us"] = microseconds(outcome.decided).into();
-        if outcome.action != ActionName::Log {
-            done["latency_us"] = microseconds(outcome.latency).into();
+        if let Some(last) = last.filter(|_| name != ActionName::Log) {
+            done["latency_us"] = microseconds(last.latency).into();
+        }
+        if outcome.attempts.len() > 1 || last.is_some_and(|last| last.tries > 1) {
+            let attempts = outcome.attempts.iter().map(|attempt| {
+                let mut tried = action(attempt.action.name(), attempt.error.as_deref());
+                tried["tries"] = attempt.tries.into();
+                tried["latency_us"] = microseconds(attempt.latency).into();
+                tried
+            });
+            done["attempts"] = attempts.collect();
         }
         if let Some(settled) = outcome.settled {
             done["settled_us"] = microseconds(settled).into();

@@ -7,7 +7,11 @@
 use serde_json::{Map, Value, json};
 
 use super::record::Kind;
-use crate::monitor::event::{EventKind, Field, Type};
+use crate::monitor::{
+    event::{EventKind, Field, Type},
+    rules::Action,
+    service::api::ActionName,
+};
 
 /// Where it is said to be; `$id` is a name, nobody need fetch it.
 const ID: &str = "urn:coi:audit:record:1";
@@ -112,6 +116,7 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
     let actions: Vec<_> =
         EventKind::ALL.iter().map(|kind| kind.name()).chain(kinds.iter().copied()).collect();
     let result = || one_of(&["success", "failure"]);
+    let done = ActionName::ALL.map(ActionName::name);
     vec![
         ("@timestamp", time(), "When it happened, in UTC, by the machine's clock."),
         ("ecs.version", text(), "The version of the Elastic Common Schema whose names are used."),
@@ -171,7 +176,7 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
             "The record was too long; of each text there is only the beginning.",
         ),
         ("coi.severity", one_of(&["info", "warning", "high", "critical"]), "How grave the rule says it is."),
-        ("coi.response", one_of(&["log", "notify", "freeze", "kill"]), "What the rule asks for."),
+        ("coi.response", one_of(&Action::ALL.map(Action::name)), "What the rule asks for."),
         ("coi.message", text(), "What happened, for people."),
         (
             "coi.suppressed",
@@ -188,11 +193,14 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
             object(
                 &["name", "result"],
                 json!({
-                    "name": one_of(&["log", "freeze", "kill", "thaw"]), "result": result(), "error": text(),
+                    "name": one_of(&done), "result": result(), "error": text(),
                     "decided_us": count(), "latency_us": count(), "settled_us": count(),
+                    "attempts": { "type": "array", "items": object(&["name", "result", "tries", "latency_us"], json!({
+                        "name": one_of(&done), "result": result(), "error": text(), "tries": count(), "latency_us": count(),
+                    })) },
                 }),
             ),
-            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so.",
+            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so. attempts, where there was more than one: each action that was tried, in their order, and how often; the last is what was done.",
         ),
         ("coi.state", one_of(&["armed", "running", "frozen", "killed", "gone"]), "The watch's state."),
         (

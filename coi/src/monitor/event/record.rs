@@ -338,7 +338,8 @@ impl Event {
         }
     }
 
-    fn remote(&self) -> Option<(IpAddr, u16)> {
+    /// The address and port at the other end of a connection.
+    pub fn remote(&self) -> Option<(IpAddr, u16)> {
         match &self.detail {
             Detail::Connection { remote, .. } => *remote,
             Detail::Link(link) => Some(link.remote),

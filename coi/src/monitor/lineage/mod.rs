@@ -9,11 +9,11 @@
 mod link;
 mod proc;
 
-pub use proc::{uid_map, uid_map_of_cgroup};
+pub use proc::{Place, TICK, members, place, uid_map, uid_map_of_cgroup};
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::Arc,
 };
@@ -155,6 +155,25 @@ impl Lineage {
         self.ended.retain(|key| self.nodes.contains_key(key));
     }
 
+    /// A process and all that it and its descendants have started, as far as they are remembered; those that have ended
+    /// too.
+    pub fn family(&self, scope: u64, of: ProcessKey) -> Vec<ProcessKey> {
+        let mut children: Map<ProcessKey, Vec<ProcessKey>> = Map::default();
+        for (key, node) in self.nodes.iter().filter(|(_, node)| node.scope == scope) {
+            if let Some(parent) = node.parent {
+                children.entry(parent).or_default().push(*key);
+            }
+        }
+        let mut family = vec![of];
+        let mut at = 0;
+        while let Some(key) = family.get(at) {
+            // Taken out, so that each is there once.
+            family.extend(children.remove(key).unwrap_or_default());
+            at += 1;
+        }
+        family
+    }
+
     /// How many processes had to be forgotten while they lived.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
@@ -208,7 +227,7 @@ impl Lineage {
             Body::Connect(connection) => {
                 mismatch = other_address(&connection).map(Box::new);
                 changed = self.connected(key, &connection);
-                (EventKind::Connect, connection_detail(connection))
+                (EventKind::Connect, connection_detail(Connection { peer: meant(connection.peer), ..connection }))
             }
             Body::Accept(connection) => {
                 changed = self.connected(key, &connection);
@@ -596,6 +615,20 @@ fn unknown(key: ProcessKey) -> Process {
 fn exit_code(status: u32) -> i64 {
     let signal = status & 0x7f;
     i64::from(if signal == 0 { status >> 8 & 0xff } else { 128 + signal })
+}
+
+/// Where the kernel connects to: nowhere stands for this machine.
+fn meant(peer: Peer) -> Peer {
+    let here = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        _ => ip,
+    };
+    match peer {
+        Peer::Tcp(ip, port) => Peer::Tcp(here(ip), port),
+        Peer::Udp(ip, port) => Peer::Udp(here(ip), port),
+        other => other,
+    }
 }
 
 fn connection_detail(connection: Connection) -> Detail {

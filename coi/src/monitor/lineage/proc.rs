@@ -17,18 +17,32 @@ pub(super) struct Snapshot {
     pub(super) args: Vec<Arc<str>>,
 }
 
+/// A process's place among others.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its parent's id.
+    pub parent: u32,
+    /// When it was started, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// Where a process is; `None` if it is gone.
+pub fn place(pid: u32) -> Option<Place> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; what follows the last one does not.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    Some(Place { parent, start_ticks: fields.nth(17)?.parse().ok()? })
+}
+
 /// Clock ticks to nanoseconds: USER_HZ is 100 on every architecture that matters here.
-pub(super) const TICK: u64 = 10_000_000;
+pub const TICK: u64 = 10_000_000;
 
 /// Reads one process.
 pub(super) fn snapshot(pid: u32) -> Option<Snapshot> {
     let root = PathBuf::from(format!("/proc/{pid}"));
-    let stat = fs::read_to_string(root.join("stat")).ok()?;
-    // The name in parentheses may hold anything; what follows the last one does not.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let parent_pid = fields.nth(1)?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
+    let Place { parent: parent_pid, start_ticks } = place(pid)?;
     let executable = fs::read_link(root.join("exe")).ok()?.to_string_lossy().into_owned();
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
     let line = fs::read(root.join("cmdline")).ok()?;
@@ -38,7 +52,7 @@ pub(super) fn snapshot(pid: u32) -> Option<Snapshot> {
 }
 
 /// The processes in a cgroup and those below it.
-pub(super) fn members(cgroup: &std::path::Path) -> Vec<u32> {
+pub fn members(cgroup: &std::path::Path) -> Vec<u32> {
     let mut pids: Vec<u32> = fs::read_to_string(cgroup.join("cgroup.procs"))
         .unwrap_or_default()
         .lines()

@@ -6,12 +6,22 @@
 
 mod cgroup;
 mod incus;
+mod ladder;
+mod network;
+pub mod process;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-pub use self::{cgroup::CgroupResponder, incus::IncusResponder};
+pub use self::{
+    cgroup::CgroupResponder,
+    incus::IncusResponder,
+    ladder::{Acts, Attempt, Limits, climb},
+    network::{Network, NetworkError},
+    process::ProcessError,
+};
 use super::{
     cgroup::{Cgroup, CgroupError},
+    pipeline::Ended,
     rules,
     service::api::ActionName,
 };
@@ -19,6 +29,8 @@ use super::{
 /// How long the kernel may take to stop or end processes. It takes well below a millisecond; a process in an
 /// uninterruptible wait can hold it up.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may take to stop them before it is told once more to.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why an action did not work.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +41,21 @@ pub enum RespondError {
     /// Incus did not do it.
     #[error(transparent)]
     Incus(#[from] crate::incus::Error),
+    /// The network cannot be cut.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A process lives on.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The event names no process.
+    #[error("which process it was is not known")]
+    NoProcess,
+    /// What was to be refused has happened.
+    #[error("the kernel has let the connection through; was its socket made elsewhere, or before the rule held?")]
+    LetThrough,
+    /// There is no monitor any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// It was done, but the container is still there.
     #[error("the container {name} is still there after {within:?}; delete it: incus delete --force {name}")]
     StillThere {
@@ -37,6 +64,13 @@ pub enum RespondError {
         /// How long it was waited for.
         within: Duration,
     },
+}
+
+impl RespondError {
+    /// Whether trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NoProcess | Self::LetThrough | Self::Ended(_))
+    }
 }
 
 /// An action on its way.
@@ -74,16 +108,22 @@ pub trait Responder: Send + Sync {
 pub fn action_for(asked: rules::Action) -> ActionName {
     match asked {
         rules::Action::Log | rules::Action::Notify => ActionName::Log,
+        rules::Action::Deny => ActionName::Deny,
+        rules::Action::KillProcess => ActionName::KillProcess,
+        rules::Action::CutNetwork => ActionName::CutNetwork,
         rules::Action::Freeze => ActionName::Freeze,
         rules::Action::Kill => ActionName::Kill,
     }
 }
 
 /// Runs something that waits for the kernel on a thread that may.
-async fn blocking(
+pub async fn blocking<E: Send + 'static>(
     cgroup: Arc<Cgroup>,
-    act: impl FnOnce(&Cgroup) -> Result<(), CgroupError> + Send + 'static,
-) -> Result<(), RespondError> {
+    act: impl FnOnce(&Arc<Cgroup>) -> Result<(), E> + Send + 'static,
+) -> Result<(), RespondError>
+where
+    RespondError: From<E>,
+{
     match tokio::task::spawn_blocking(move || act(&cgroup)).await {
         Ok(result) => Ok(result?),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -91,22 +131,27 @@ async fn blocking(
 }
 
 async fn freeze_cgroup(cgroup: Arc<Cgroup>) -> Result<(), RespondError> {
-    blocking(cgroup, |cgroup| {
-        cgroup.freeze()?;
-        cgroup.wait_frozen(KERNEL_DEADLINE)
+    blocking(cgroup, |cgroup| match cgroup.freeze() {
+        Ok(()) => cgroup.wait_frozen(FREEZE_DEADLINE),
+        // What is gone runs no more.
+        Err(_) if !cgroup.exists() => Ok(()),
+        Err(error) => Err(error),
     })
     .await
 }
 
 async fn thaw_cgroup(cgroup: Arc<Cgroup>) -> Result<(), RespondError> {
-    blocking(cgroup, Cgroup::thaw).await
+    blocking(cgroup, |cgroup| cgroup.thaw()).await
 }
 
 /// Frozen processes cannot fork, so nothing slips through; the kill reaches them all the same.
 async fn kill_cgroup(cgroup: Arc<Cgroup>) -> Result<(), RespondError> {
     blocking(cgroup, |cgroup| {
         let frozen = cgroup.freeze();
-        cgroup.kill().or(frozen)?;
+        match cgroup.kill().or(frozen) {
+            Err(_) if !cgroup.exists() => return Ok(()),
+            done => done?,
+        }
         cgroup.wait_empty(KERNEL_DEADLINE)
     })
     .await

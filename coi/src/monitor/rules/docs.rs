@@ -28,7 +28,7 @@ TOML. Every key is known or an error. Lists and macros are shared by all files.
 | `id` | Its name for good: in the audit log, in overrides, in reports. |
 | `title`, `description` | What it finds, and why it looks as it does. |
 | `severity` | `info`, `warning`, `high` or `critical`. |
-| `action` | `log`, `notify`, `freeze` or `kill`; without it what the severity calls for, in this order. |
+| `action` | What is done, see [Actions](#actions); without it `log`, `notify`, `freeze` or `kill`, as the severity calls for. |
 | `attack` | MITRE ATT&CK techniques, `T1059` or `T1059.004`. |
 | `enabled` | `false` turns it off. |
 | `event`, `condition` | The kinds of events it looks at, and when it holds. |
@@ -39,6 +39,20 @@ TOML. Every key is known or an error. Lists and macros are shared by all files.
 | `message` | What is said, with `{field}`. |
 | `suppress` | `{ for = \"60s\", by = [...] }`: how long it does not repeat itself about the same; what is held back is counted and told. Without it 30 s. |
 | `[[rule.test]]` | `name`, `expect = \"fire\"` or `\"quiet\"`, `times`, and `events = [{ event, at, every, repeat, field = value, ... }]` or `fixture = \"file.jsonl\"`. |
+
+## Actions
+
+In their order; each may only be replaced by a later one where somebody may only tighten, and `deny` by none.
+
+| action | what is done | if that fails |
+|---|---|---|
+| `log` | It is written down. | |
+| `notify` | As `log`, and told to whoever looks on and by `[notify]`. | |
+| `deny` | For rules on `connect` alone: the kernel refuses the connection (EPERM), and the attempt is an alert. The condition and the exceptions may test `destination.ip` and `destination.port` only. AF_UNIX is not refused, nor is a raw socket. | `freeze` |
+| `kill-process` | The process is ended, with all that it and its descendants have started; meanwhile the container stands still. | `freeze` |
+| `cut-network` | The container goes on without network: nothing comes in or goes out but over its loopback, established connections included; a restart does not change that, `coi unfreeze` does. AF_UNIX and AF_PACKET sockets are not cut. | `freeze` |
+| `freeze` | All processes of the container stand still until `coi unfreeze`. | `kill` |
+| `kill` | Evidence is kept, then all of them are ended. | |
 
 ## Overrides
 

@@ -210,6 +210,9 @@ pub enum RuleErrorKind {
         /// What would be done.
         how: String,
     },
+    /// What is to be denied cannot be told from addresses and ports alone.
+    #[error("`deny` cannot be decided in the kernel: {0}")]
+    NotDeniable(String),
     /// A macro uses itself.
     #[error("the macro `${0}` uses itself")]
     MacroCycle(String),
@@ -332,6 +335,11 @@ impl RuleErrorKind {
                 Some("use contains, starts_with, ends_with or glob; what a regex costs, all containers would wait for".into())
             }
             Self::Loosens { bound, .. } => Some(bound.help().into()),
+            Self::NotDeniable(_) => Some(
+                "the kernel knows destination.ip and destination.port of a connection that begins; test these alone, or \
+                 choose another action"
+                    .into(),
+            ),
             Self::MacroCycle(_) => Some("a macro can only use macros that do not lead back to it".into()),
             Self::Conflict { help, .. } => Some((*help).to_owned()),
             Self::Unused { what, .. } => Some(format!("use it, or take the {what} out")),
@@ -357,7 +365,7 @@ impl RuleErrorKind {
             Self::NotCarried { .. } => "never there",
             Self::RegexTooLarge { .. } | Self::TooLarge(_) | Self::NoRoom => "too much",
             Self::Loosens { .. } => "milder",
-            Self::NoRegex => "not here",
+            Self::NoRegex | Self::NotDeniable(_) => "not here",
             Self::Empty(_) => "nothing in it",
             Self::Unused { .. } => "not used",
             Self::Unreachable(_) => "never true",

@@ -34,7 +34,7 @@ impl RuleSet {
             // Of two that say the same, the later one is needless.
             let same = |a: &Rule, b: &Rule| b.plain().zip(a.plain()).is_some_and(|(b, a)| implies(b, a));
             other.id != rule.id
-                && other.action() >= rule.action()
+                && other.action().replaces(rule.action())
                 && other.kinds.union(rule.kinds) == other.kinds
                 && plain.is_some_and(|plain| implies(condition, plain))
                 && !(same(rule, other) && self.before(rule, other) && rule.action() == other.action())

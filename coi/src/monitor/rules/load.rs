@@ -30,7 +30,8 @@
 //! `sequence = { within = "60s", by = [...], ordered = false, steps = [{ event, condition, threshold }, ...] }`, where
 //! `unless = { event, condition }` is an event after which it begins anew. A rule with `absent = { event, condition,
 //! since = { event, condition }, within = "1h", by = [...] }` is meant only if there was none of that event since
-//! the last of the other. `action` (log, notify, freeze, kill) says what is done, if not what the severity calls for.
+//! the last of the other. `action` says what is done, if not what the severity calls for: log, notify, deny (see
+//! [`deny`]), kill-process, cut-network, freeze or kill.
 //! A file may also have tables `[rules.ID]` that change rules, see [`Overrides`].
 //! State is never shared between containers: `by` divides further. Without `suppress` a rule does not repeat
 //! itself for 30 s about the same `by`, or, where it has none, about the same process.
@@ -47,6 +48,7 @@ use toml::{
 use super::{
     attack,
     check::{self, Condition, Definitions, List, Macro, Text},
+    deny,
     error::{File, Place, RuleError, RuleErrorKind, file, nearest},
     layer::Origin,
     message::Template,
@@ -609,7 +611,7 @@ impl RuleLoader<'_, '_> {
             .collect();
         let title = title?.value;
         let Text { value: id, place } = id?;
-        Some(Rule {
+        let rule = Rule {
             id,
             description: description.trim().to_owned(),
             severity: severity?,
@@ -627,7 +629,10 @@ impl RuleLoader<'_, '_> {
             pattern,
             suppress,
             tests: Arc::from(tests),
-        })
+        };
+        let denied = deny::check(&rule, self.definitions);
+        self.reader.errors.extend(denied);
+        Some(rule)
     }
 
     fn attack(&mut self, table: &DeTable<'_>) -> Vec<String> {

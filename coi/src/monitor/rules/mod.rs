@@ -17,6 +17,7 @@
 mod attack;
 pub mod bench;
 mod check;
+mod deny;
 mod docs;
 mod engine;
 mod error;
@@ -41,6 +42,7 @@ mod template;
 pub mod testing;
 pub mod wanted;
 
+pub use deny::{Denied, MOST_NETWORKS};
 pub use docs::{fields_table, reference};
 pub use engine::{Alert, Counters, Engine, Evidence, Unsaid};
 pub use error::{RuleError, RuleErrorKind};

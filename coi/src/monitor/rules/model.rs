@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     check::{Condition, Definitions},
     error::{Place, RuleError},
+    deny::{self, Denied},
     index::{Index, Marks},
     layer::{Leeway, Origin, OwnRules, RuleText},
     load,
@@ -97,13 +98,23 @@ impl fmt::Display for Severity {
 }
 
 /// What is done about an alert, where something is to be done at all.
+///
+/// The order is that of how much of what runs is stopped: `deny` one connection, `kill-process` one process with its
+/// descendants, `cut-network` all that is not on this machine. None of them takes the place of `deny`, which alone keeps
+/// the act itself from happening; see [`Self::replaces`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// It is written down.
     Log,
     /// The user is told as well.
     Notify,
+    /// The kernel refuses the connection.
+    Deny,
+    /// The process is ended, and all that it has started.
+    KillProcess,
+    /// The container goes on without network.
+    CutNetwork,
     /// All processes of the container are stopped.
     Freeze,
     /// All of them are ended.
@@ -112,13 +123,24 @@ pub enum Action {
 
 impl Action {
     /// All actions, mildest first.
-    pub const ALL: [Self; 4] = [Self::Log, Self::Notify, Self::Freeze, Self::Kill];
+    pub const ALL: [Self; 7] = [
+        Self::Log,
+        Self::Notify,
+        Self::Deny,
+        Self::KillProcess,
+        Self::CutNetwork,
+        Self::Freeze,
+        Self::Kill,
+    ];
 
     /// The name used in rule files and in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Log => "log",
             Self::Notify => "notify",
+            Self::Deny => "deny",
+            Self::KillProcess => "kill-process",
+            Self::CutNetwork => "cut-network",
             Self::Freeze => "freeze",
             Self::Kill => "kill",
         }
@@ -127,6 +149,11 @@ impl Action {
     /// The action with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    /// Whether nothing is lost when this is done instead of the other.
+    pub fn replaces(self, other: Self) -> bool {
+        self >= other && (self == Self::Deny || other != Self::Deny)
     }
 }
 
@@ -364,6 +391,8 @@ pub struct RuleSet {
     definitions: Arc<Definitions>,
     /// The day that decides which exceptions have expired.
     today: Date,
+    /// What the kernel is to refuse.
+    denied: Arc<Denied>,
 }
 
 impl RuleSet {
@@ -404,7 +433,13 @@ impl RuleSet {
         for changes in &loaded.changes {
             rules = changes.apply(&rules, &loaded.definitions, self.today, origin, users)?;
         }
-        Ok(Self::new(rules, Arc::new(loaded.definitions), self.today))
+        Self::new(rules, Arc::new(loaded.definitions), self.today).denying()
+    }
+
+    /// With what the kernel is to refuse.
+    fn denying(self) -> Result<Self, Vec<RuleError>> {
+        let denied = deny::compile(&self.rules).map_err(|kind| vec![RuleError::nowhere(kind)])?;
+        Ok(Self { denied: Arc::new(denied), ..self })
     }
 
     fn new(rules: Vec<Arc<Rule>>, definitions: Arc<Definitions>, today: Date) -> Self {
@@ -416,7 +451,7 @@ impl RuleSet {
             let index = Index::new(kind, conditions.map(|condition| &condition.expr));
             (parts, index)
         });
-        Self { rules, index, definitions, today }
+        Self { rules, index, definitions, today, denied: Arc::default() }
     }
 
     /// This one rule of the set, enabled.
@@ -433,6 +468,16 @@ impl RuleSet {
     /// The rule with this id.
     pub fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
         self.rules.iter().find(|rule| rule.id == id)
+    }
+
+    /// What the kernel is to refuse.
+    pub fn denied(&self) -> &Arc<Denied> {
+        &self.denied
+    }
+
+    /// Whether an enabled rule asks for this.
+    pub fn asks_for(&self, action: Action) -> bool {
+        self.rules.iter().any(|rule| rule.enabled && rule.action() == action)
     }
 
     /// The events that could make a difference to the enabled rules.
@@ -469,7 +514,7 @@ impl RuleSet {
     pub fn with(&self, overrides: &Overrides) -> Result<Self, Vec<RuleError>> {
         let rules =
             overrides.apply(&self.rules, &self.definitions, self.today, Origin::System, Leeway::Full)?;
-        Ok(Self::new(rules, Arc::clone(&self.definitions), self.today))
+        Self::new(rules, Arc::clone(&self.definitions), self.today).denying()
     }
 }
 

@@ -4,7 +4,7 @@
 //! [rules.bulk-read-volume]
 //! enabled = true
 //! severity = "high"
-//! action = "notify"                    # log, notify, freeze or kill, whatever the severity calls for
+//! action = "notify"                    # whatever the severity calls for; see docs/rules.md
 //! exceptions = [{ condition = "process.name == 'backup'", reason = "OPS-7" }]   # beside the rule's own
 //! at_least = "500MiB"                  # a rule with one threshold
 //!
@@ -27,6 +27,7 @@ use toml::{
 use super::model::Source;
 use super::{
     check::Definitions,
+    deny,
     error::{Place, RuleError, RuleErrorKind, nearest},
     layer::{Leeway, Origin},
     load::{Reader, WrittenException},
@@ -178,6 +179,12 @@ impl Overrides {
             for exception in change.exceptions.iter().cloned() {
                 rule.exceptions.push(exception.compile(rule.kinds, definitions, today, &mut errors));
             }
+            for error in deny::check(&rule, definitions) {
+                // What is wrong with it is that this table has it denied, or adds an exception that cannot be.
+                let key = if change.action.is_some() { "action" } else { "exceptions" };
+                let place = change.places.get(key).or(place.as_ref());
+                errors.push(place.map_or_else(|| error.clone(), |place| place.error(error.kind().clone())));
+            }
             if let Some(bound) = origin.bound(users, &rules[at]) {
                 for (key, how) in milder(&rules[at], &rule) {
                     let place = change.places.get(key).or(place.as_ref());
@@ -199,6 +206,9 @@ fn milder(was: &Rule, is: &Rule) -> Vec<(&'static str, String)> {
     }
     if is.severity < was.severity {
         found.push(("severity", format!("lowers its severity from {} to {}", was.severity, is.severity)));
+    } else if is.action() > was.action() && !is.action().replaces(was.action()) {
+        let how = format!("lets out what `deny` refuses, {} comes after it", is.action());
+        found.push(("action", how));
     } else if is.action() < was.action() {
         found.push(("action", format!("lowers its action from {} to {}", was.action(), is.action())));
     }

@@ -7,7 +7,8 @@
 //! | `POST /v1/watches` | [`WatchRequest`] | [`Watch`], once armed |
 //! | `GET /v1/watches/{name}` | | [`Watch`], also for some minutes after its end |
 //! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
-//! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`] |
+//! | `POST /v1/watches/{name}/freeze` | | [`Watch`] |
+//! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`]; what rules did to it is undone: it goes on, with its network |
 //! | `POST /v1/watches/{name}/kill` | | [`Watch`], once gone |
 //! | `POST /v1/rules/reload` | | [`Reloaded`]; if a file of the machine is wrong, the old rules stay in force |
 //! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
@@ -82,26 +83,50 @@ pub enum WatchState {
 
 /// What was done to a container or cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ActionName {
     /// Nothing but the record.
     Log,
+    /// The kernel has refused a connection.
+    Deny,
+    /// A process ended, with all that it has started.
+    KillProcess,
+    /// No network any more.
+    CutNetwork,
     /// All its processes stopped.
     Freeze,
     /// All its processes ended.
     Kill,
     /// All its processes going on.
     Thaw,
+    /// The network is back.
+    RestoreNetwork,
 }
 
 impl ActionName {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Log,
+        Self::Deny,
+        Self::KillProcess,
+        Self::CutNetwork,
+        Self::Freeze,
+        Self::Kill,
+        Self::Thaw,
+        Self::RestoreNetwork,
+    ];
+
     /// The name used in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Log => "log",
+            Self::Deny => "deny",
+            Self::KillProcess => "kill-process",
+            Self::CutNetwork => "cut-network",
             Self::Freeze => "freeze",
             Self::Kill => "kill",
             Self::Thaw => "thaw",
+            Self::RestoreNetwork => "restore-network",
         }
     }
 }
@@ -144,6 +169,9 @@ pub struct Watch {
     pub audit: PathBuf,
     /// The gravest action since the last unfreeze.
     pub last_action: Option<ActionTaken>,
+    /// A rule has cut its network; `unfreeze` ends that.
+    #[serde(default)]
+    pub network_cut: bool,
     /// Alerts so far.
     pub alerts: u64,
     /// Events lost or throttled so far.

@@ -194,6 +194,11 @@ impl Client {
         self.call(Method::DELETE, &watch_path(name), NOTHING, CHANGE).await
     }
 
+    /// Stops it as it stands.
+    pub async fn freeze(&self, name: &str) -> Result<Watch> {
+        self.call(Method::POST, &format!("{}/freeze", watch_path(name)), NOTHING, CHANGE).await
+    }
+
     /// Lets what a rule froze go on.
     pub async fn unfreeze(&self, name: &str) -> Result<Watch> {
         self.call(Method::POST, &format!("{}/unfreeze", watch_path(name)), NOTHING, CHANGE).await

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+mod deed;
 mod server;
 pub mod stream;
 mod watch;

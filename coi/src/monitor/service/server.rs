@@ -59,7 +59,7 @@ use crate::{
         pipeline::{self, NewRules, Note, Order, OrderError, Watched},
         priority,
         recorder::{RecordError, Recorder},
-        respond::{CgroupResponder, IncusResponder, RespondError, Responder},
+        respond::{CgroupResponder, IncusResponder, NetworkError, RespondError, Responder},
         rulefiles::{RuleFilesError, drawn},
         rules::{MOST_BYTES, OwnRules, RuleError, TooMuch, recording},
         seccomp,
@@ -261,6 +261,7 @@ async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/watches", get(list).post(watch).layer(DefaultBodyLimit::max(MOST_REQUEST)))
         .route("/v1/watches/{name}", get(one).delete(forget))
+        .route("/v1/watches/{name}/freeze", post(freeze))
         .route("/v1/watches/{name}/unfreeze", post(unfreeze))
         .route("/v1/watches/{name}/kill", post(kill))
         .route("/v1/rules/reload", post(reload))
@@ -389,7 +390,7 @@ impl Service {
         if let Some(running) = running {
             if running.watched.container.id == found.id {
                 if request.respond {
-                    running.watched.respond.store(true, Ordering::Relaxed);
+                    running.respond().await?;
                 }
                 let passed_over = passed_over(&request.rules, &running.watched.own);
                 return Ok(Watch { passed_over, ..running.describe() });
@@ -422,6 +423,7 @@ impl Service {
             unsaid: 0.into(),
             counts: Counts::default(),
             unrecorded: 0.into(),
+            stands: false.into(),
         });
         let watching = Arc::new(Watching::new(
             Arc::clone(&watched),
@@ -431,6 +433,9 @@ impl Service {
             log,
             self.left_open(&found.config),
         ));
+        if request.respond {
+            watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await?;
+        }
         let why = if request.respond {
             "armed; it is frozen and killed by the rules"
         } else {
@@ -752,6 +757,14 @@ async fn forget(
     Ok(Json(was))
 }
 
+async fn freeze(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    service.order(&name, Order::Freeze, peer.uid()).await.map(Json)
+}
+
 async fn unfreeze(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Peer>,
@@ -814,6 +827,12 @@ impl Service {
             .iter()
             .map(|(watched, rules)| (Arc::clone(watched), RulesInForce::of(&rules.set)))
             .collect();
+        // What is denied is refused before its rules judge it.
+        for (watched, rules) in &rules {
+            if let Ok(watching) = self.find(&watched.container.name) {
+                watching.deny_by(rules.set.denied()).await?;
+            }
+        }
         self.pipeline.use_rules(rules).await??;
         for (watched, in_force) in told {
             if let Ok(watching) = self.find(&watched.container.name) {
@@ -1024,6 +1043,12 @@ impl From<Vec<RuleError>> for Refusal {
 
 impl From<SensorError> for Refusal {
     fn from(error: SensorError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<NetworkError> for Refusal {
+    fn from(error: NetworkError) -> Self {
         Self::internal(error.to_string())
     }
 }

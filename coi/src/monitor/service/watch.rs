@@ -13,14 +13,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::deed::Deed;
 use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
     event::{EventKind, Field, Record as _, Value as FieldValue},
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
-    respond::{Owner, RespondError, Responder},
-    rules::Counters,
+    respond::{Limits, Network, NetworkError, Owner, RespondError, Responder, blocking, climb},
+    rules::{Counters, Denied},
     sensor::boottime,
     viewers::{Shown, View},
 };
@@ -31,6 +32,7 @@ pub(super) struct Watching {
     pub(super) watched: Arc<Watched>,
     pub(super) subject: Subject,
     pub(super) responder: Box<dyn Responder>,
+    network: Arc<Network>,
     /// It ends with its container.
     pub(super) ephemeral: bool,
     /// What cannot be seen of it.
@@ -49,6 +51,8 @@ struct Now {
     state: WatchState,
     last_action: Option<ActionTaken>,
     cgroup: Option<Arc<Cgroup>>,
+    /// It is frozen because the disk takes no records, and for nothing else.
+    waits_for_disk: bool,
 }
 
 impl Watching {
@@ -64,11 +68,12 @@ impl Watching {
             watched,
             subject,
             responder,
+            network: Arc::default(),
             ephemeral,
             holes,
             audit: log.path().to_owned(),
             log: Mutex::new(Some(log)),
-            now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None }),
+            now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None, waits_for_disk: false }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
         }
@@ -85,11 +90,48 @@ impl Watching {
             state: now.state,
             audit: self.audit.clone(),
             last_action: now.last_action.clone(),
+            network_cut: self.network.is_cut(),
             alerts: self.alerts.load(Ordering::Relaxed),
             lost: events.values().map(|tally| tally.lost + tally.throttled).sum(),
             events,
             passed_over: Vec::new(),
         }
+    }
+
+    /// Has the kernel refuse this from now on, in `cgroup` if it is there already.
+    pub(super) async fn deny(
+        &self,
+        denied: &Arc<Denied>,
+        cgroup: Option<&Arc<Cgroup>>,
+    ) -> Result<(), NetworkError> {
+        let (network, denied, cgroup) = (Arc::clone(&self.network), Arc::clone(denied), cgroup.cloned());
+        let told = tokio::task::spawn_blocking(move || {
+            network.deny(&denied)?;
+            cgroup.map_or(Ok(()), |cgroup| network.enter(&cgroup))
+        });
+        match told.await {
+            Ok(told) => told,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    /// Whether its rules may act.
+    fn responds(&self) -> bool {
+        self.watched.respond.load(Ordering::Relaxed)
+    }
+
+    /// Its rules may act from now on.
+    pub(super) async fn respond(&self) -> Result<(), NetworkError> {
+        if !self.responds() {
+            self.deny(self.watched.rules().set.denied(), self.cgroup().as_ref()).await?;
+            self.watched.respond.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Has the kernel refuse what rules that are not yet in force deny.
+    pub(super) async fn deny_by(&self, denied: &Arc<Denied>) -> Result<(), NetworkError> {
+        if self.responds() { self.deny(denied, None).await } else { Ok(()) }
     }
 
     /// Ends when no action is under way and all that was recorded is on the disk, if the disk takes it.
@@ -193,9 +235,10 @@ impl Watching {
             };
             let Some(note) = note else { return };
             match note {
-                Note::Alert(decision) => self.act(*decision).await,
+                Note::Alert(decision) => self.act(*decision, &pipeline).await,
                 Note::Made(cgroup) => {
                     self.now().cgroup = Some(Arc::clone(&cgroup));
+                    self.guard(&cgroup).await;
                     // Incus may take its time; what the watch decides does not wait for it.
                     tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
                     self.enter(WatchState::Running, "its cgroup was made");
@@ -219,6 +262,7 @@ impl Watching {
                 }
                 Note::Over => {
                     self.sum_up();
+                    self.network.leave();
                     self.detach("watched no longer");
                     self.flush().await;
                     drop(self.log().take());
@@ -246,6 +290,30 @@ impl Watching {
                     format!("{unsaid} alerts came faster than they could be written and are not in this log");
                 self.enter(self.state(), &why);
             }
+        }
+    }
+
+    /// Has the kernel refuse what is denied in a cgroup that has just been made, or stops it: what is denied is not to
+    /// happen there.
+    async fn guard(&self, cgroup: &Arc<Cgroup>) {
+        if !self.responds() || self.network.guards(cgroup) {
+            return;
+        }
+        let network = Arc::clone(&self.network);
+        let entered = blocking(Arc::clone(cgroup), move |cgroup| network.enter(cgroup)).await;
+        let Err(error) = entered else { return };
+        let _acting = self.acting.lock().await;
+        let action = if self.network.is_cut() { ActionName::CutNetwork } else { ActionName::Deny };
+        let (error, why) = (error.to_string(), "what rules deny cannot be refused here");
+        let done = Done { action, error: Some(&error), by: None, why };
+        self.record(Record::action(&self.watched.container, &done));
+        self.watched.stands.store(true, Ordering::Release);
+        let frozen = self.responder.freeze(Arc::clone(cgroup)).await;
+        let error = frozen.as_ref().err().map(ToString::to_string);
+        let done = Done { action: ActionName::Freeze, error: error.as_deref(), by: None, why };
+        self.record(Record::action(&self.watched.container, &done));
+        if frozen.is_ok() {
+            self.enter(WatchState::Frozen, why);
         }
     }
 
@@ -277,22 +345,24 @@ impl Watching {
             return;
         }
         let _acting = self.acting.lock().await;
-        let (state, is_by_rule) = {
+        let (state, waits_for_disk) = {
             let now = self.now();
-            (now.state, now.last_action.is_some())
+            (now.state, now.waits_for_disk)
         };
         let Some(cgroup) = self.cgroup() else { return };
         let (action, done, why, then) = match trouble {
             Some(error) if state == WatchState::Running => {
                 let why = format!("frozen until the audit log can be written: {error}");
+                self.watched.stands.store(true, Ordering::Release);
                 let mut done = self.responder.freeze(cgroup).await;
                 if done.is_ok() {
                     done = self.responder.announce().await;
                 }
                 (ActionName::Freeze, done, why, WatchState::Frozen)
             }
-            None if state == WatchState::Frozen && !is_by_rule => {
+            None if state == WatchState::Frozen && waits_for_disk => {
                 let why = "the audit log can be written again".to_owned();
+                self.watched.stands.store(false, Ordering::Release);
                 (ActionName::Thaw, self.responder.thaw(cgroup).await, why, WatchState::Running)
             }
             _ => return,
@@ -301,6 +371,7 @@ impl Watching {
         let done = Done { action, error: error.as_deref(), by: None, why: &why };
         self.record(Record::action(&self.watched.container, &done));
         if error.is_none() {
+            self.now().waits_for_disk = action == ActionName::Freeze;
             self.enter(then, &why);
         }
     }
@@ -345,11 +416,32 @@ impl Watching {
             Order::Thaw => {
                 // What happened so far is over before it goes on.
                 pipeline.rearm(Arc::clone(&self.watched)).await?;
+                if self.network.is_cut() {
+                    let network = Arc::clone(&self.network);
+                    let restored =
+                        blocking(Arc::clone(&cgroup), move |_| network.restore().map(drop)).await;
+                    tell(ActionName::RestoreNetwork, "given back its network by a person", &restored);
+                    restored?;
+                }
                 let why = "thawed by a person; armed again";
                 let thawed = self.responder.thaw(cgroup).await;
                 tell(ActionName::Thaw, why, &thawed);
                 thawed?;
+                self.now().waits_for_disk = false;
                 self.enter(WatchState::Running, why);
+            }
+            Order::Freeze => {
+                let why = "frozen by a person";
+                self.watched.stands.store(true, Ordering::Release);
+                let frozen = self.responder.freeze(cgroup).await;
+                let done = match frozen {
+                    Ok(()) => self.responder.announce().await,
+                    failed => failed,
+                };
+                tell(ActionName::Freeze, why, &done);
+                done?;
+                self.now().waits_for_disk = false;
+                self.enter(WatchState::Frozen, why);
             }
             Order::Kill => {
                 let why = "killed by a person";
@@ -366,25 +458,27 @@ impl Watching {
         Ok(())
     }
 
-    async fn act(&self, decision: Decision) {
+    async fn act(&self, decision: Decision, pipeline: &Handle) {
         let Decision { event, alert, action, cgroup, decided } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
         // Who asks for the watch meanwhile is answered when the action is over.
         let _acting = self.acting.lock().await;
         let since = || Duration::from_nanos(boottime().saturating_sub(event.time));
-        let mut done = match (action, cgroup) {
-            (ActionName::Log | ActionName::Thaw, _) => Ok(()),
-            (ActionName::Freeze, Some(cgroup)) => self.responder.freeze(cgroup).await,
-            (ActionName::Kill, Some(cgroup)) => self.responder.kill(cgroup).await,
-            // The cgroup was gone before it could be opened, and with it what ran there.
-            (_, None) => Ok(()),
+        let deed = Deed {
+            event: &event,
+            cgroup,
+            watched: &self.watched,
+            responder: &*self.responder,
+            network: &self.network,
+            pipeline,
+            stood: self.state() == WatchState::Frozen,
         };
-        let latency = since();
+        let mut attempts = climb(&deed, action, Limits::of, since).await;
         let mut settled = None;
-        match action {
-            // No rule asks for a thaw.
-            ActionName::Log | ActionName::Thaw => {}
-            ActionName::Freeze => match self.responder.announce().await {
+        // There is at least one.
+        let Some(last) = attempts.last_mut() else { return };
+        match last.action {
+            ActionName::Freeze if last.error.is_none() => match self.responder.announce().await {
                 Ok(()) => settled = Some(since()),
                 // It stands still; what Incus makes of it is second.
                 Err(error) => {
@@ -393,12 +487,15 @@ impl Watching {
             },
             ActionName::Kill => {
                 // Incus's kill ends what the kernel's could not.
-                done = self.responder.bury().await.or(done);
+                if self.responder.bury().await.is_ok() {
+                    last.error = None;
+                }
                 settled = Some(since());
             }
+            _ => {}
         }
-        let error = done.err().map(|error: RespondError| error.to_string());
-        if action != ActionName::Log {
+        let (action, error, latency) = (last.action, last.error.clone(), last.latency);
+        if !matches!(action, ActionName::Log | ActionName::Deny) {
             let text = |field| match event.get(field) {
                 Some(FieldValue::Keyword(text)) => text.to_owned(),
                 _ => String::new(),
@@ -415,14 +512,24 @@ impl Watching {
                 timestamp: audit::timestamp(event.time),
             };
             let mut now = self.now();
-            now.last_action = Some(taken);
-            if error.is_none() {
-                now.state = if action == ActionName::Kill { WatchState::Killed } else { WatchState::Frozen };
+            let is_over = matches!(now.state, WatchState::Frozen | WatchState::Killed);
+            match action {
+                ActionName::Freeze | ActionName::Kill => {
+                    now.last_action = Some(taken);
+                    now.waits_for_disk = false;
+                    if error.is_none() {
+                        now.state =
+                            if action == ActionName::Kill { WatchState::Killed } else { WatchState::Frozen };
+                    }
+                }
+                // What it is frozen for is graver.
+                _ if is_over => {}
+                _ => now.last_action = Some(taken),
             }
         }
-        let outcome = Outcome { action, decided, latency, settled, error: error.as_deref() };
+        let outcome = Outcome { attempts: &attempts, decided, settled };
         self.record(Record::alert(&event, &alert, &outcome));
-        if action != ActionName::Log && error.is_none() {
+        if matches!(action, ActionName::Freeze | ActionName::Kill) && error.is_none() {
             let state = self.state();
             self.record(Record::state(&self.watched.container, state, &alert.message));
         }

@@ -1,0 +1,297 @@
+//! What rules can ask for beyond the ladder: a refused connection, a process ended, a network cut; what follows an action
+//! that fails; a burst; a person's own freeze.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use coi_tests::attacker::{fill, serve};
+use coi_tests::incus::{self, bridge, cgroups};
+use coi_tests::{
+    Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually, fired,
+};
+use serde_json::Value;
+
+/// A rule about a file of this name.
+fn tripwire(id: &str, severity: &str, action: &str) -> String {
+    format!(
+        "[[rule]]\nid = \"{id}\"\ntitle = \"t\"\nseverity = \"{severity}\"\naction = \"{action}\"\nevent = \"open\"\n\
+         condition = \"file.name == '{id}'\"\n"
+    )
+}
+
+/// Answers each line with the same line, and counts who comes.
+fn echo(ip: Ipv4Addr) -> (SocketAddrV4, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let answer = move |mut peer: TcpStream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        for line in BufReader::new(peer.try_clone().unwrap()).lines() {
+            let Ok(line) = line else { return };
+            if writeln!(peer, "{line}").is_err() {
+                return;
+            }
+        }
+    };
+    (serve(ip, answer), count)
+}
+
+/// What was done about an alert of this rule.
+#[track_caller]
+fn action(audit: &[Value], rule: &str) -> Value {
+    alerts(audit).find(|alert| alert["rule"]["id"] == rule).unwrap()["coi"]["action"].clone()
+}
+
+#[test]
+fn a_denied_connection_is_not_made_and_another_is() {
+    let coi = Coi::new();
+    let (denied, came) = echo(bridge());
+    let (open, _) = echo(bridge());
+    coi.user_rules(
+        "deny.toml",
+        &fill(
+            denied,
+            "[[rule]]\nid = \"no-such-place\"\ntitle = \"t\"\nseverity = \"warning\"\naction = \"deny\"\nevent = \"connect\"\n\
+             condition = \"destination.ip in cidr ['HOST/32'] and destination.port == PORT\"\n\
+             suppress = { for = \"0s\" }\n",
+        ),
+    );
+    let script = "(exec 3<>/dev/tcp/HOST/PORT) 2>&1; (echo x >/dev/udp/HOST/PORT) 2>&1; \
+                  exec 3<>/dev/tcp/HOST/OPEN; echo on >&3; read line <&3; echo $line";
+    let script = fill(denied, script).replace("OPEN", &open.port().to_string());
+    let ended = coi.run(DEFAULT, &["bash", "-c", &script]).expect(0);
+    let text = ended.text();
+    assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
+    assert!(text.ends_with("\non\n"), "{text}");
+    assert!(ended.stderr.contains("coi: warning: rule no-such-place: "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("; refused"), "{}", ended.stderr);
+    assert_eq!(came.load(Ordering::Relaxed), 0);
+    let audit = coi.audit(&coi.container());
+    let refused = ("no-such-place".to_owned(), "deny".to_owned(), "success".to_owned());
+    // TCP, UDP.
+    assert_eq!(actions(&audit), vec![refused; 2], "{:#?}", alerts(&audit).collect::<Vec<_>>());
+    assert!(audit.iter().all(|record| record["coi"]["state"] != "frozen"));
+}
+
+#[test]
+fn what_is_denied_is_refused_under_every_name_of_the_address() {
+    let coi = Coi::new();
+    let (place, came) = echo(Ipv4Addr::LOCALHOST);
+    coi.user_rules(
+        "deny.toml",
+        &fill(
+            place,
+            "[[rule]]\nid = \"local\"\ntitle = \"t\"\nseverity = \"warning\"\naction = \"deny\"\nevent = \"connect\"\n\
+             condition = \"destination.ip == '127.0.0.1' and destination.port == PORT\"\n",
+        ),
+    );
+    // A watched command of this machine; nothing of another one is touched.
+    let script = "for host in 127.0.0.1 0.0.0.0 ::ffff:127.0.0.1 ::ffff:0.0.0.0; do \
+                  (exec 3<>/dev/tcp/$host/PORT) 2>&1 | grep -m1 -c 'not permitted'; done";
+    let ended = coi.coi(&["watch", "--", "bash", "-c", &fill(place, script)]);
+    assert_eq!(ended.text(), "1\n1\n1\n1\n", "{}", ended.stderr);
+    assert_eq!(came.load(Ordering::Relaxed), 0);
+    TcpStream::connect(place).unwrap();
+}
+
+#[test]
+fn what_the_kernel_cannot_decide_cannot_be_denied() {
+    let coi = Coi::new();
+    coi.user_rules(
+        "deny.toml",
+        "[[rule]]\nid = \"curl\"\ntitle = \"t\"\nseverity = \"warning\"\naction = \"deny\"\nevent = \"connect\"\n\
+         condition = \"destination.port == 443 and process.name == 'curl'\"\n",
+    );
+    let words = "`deny` cannot be decided in the kernel: `process.name` is not known when a connection begins";
+    coi.coi(&["watch", "--", "true"]).expect(6).says(words);
+}
+
+#[test]
+fn a_process_is_ended_with_all_that_it_has_started_and_nothing_else() {
+    let coi = Coi::new();
+    coi.user_rules("kill.toml", &tripwire("trip", "high", "kill-process"));
+    coi.write("trip", "");
+    // One child of its own, one whose parent is gone and that is in a session of its own.
+    let doomed = "sleep 1000 & (setsid sleep 1001 & :); setsid sh -c 'setsid sleep 1002 & wait' & \
+                  until pgrep -f 'sleep 100[2]' >/dev/null; do :; done; : <trip; wait";
+    let script = format!(
+        "cp /bin/bash doomed; sleep 1003 & ./doomed -c \"{doomed}\"; echo ended $?; \
+         for pid in $(cat {}/$(sed -n 's/^0:://p' /proc/self/cgroup)/cgroup.procs); do \
+         tr '\\0' ' ' <\"/proc/$pid/cmdline\" | grep -ox 'sleep 100. '; done; kill %1",
+        cgroups().display()
+    );
+    let ended = coi.coi(&["watch", "--", "bash", "-c", &script]).expect(0);
+    assert_eq!(ended.text(), "ended 137\nsleep 1003 \n", "{}", ended.stderr);
+    assert!(ended.stderr.contains("ended the process and what it had started"), "{}", ended.stderr);
+    // It is over; the newest log of a watched command is this one's.
+    let logs = audit::logs(&coi.daemon().logs());
+    let log = logs.values().find(|records| fired(records).contains("trip")).unwrap();
+    assert_eq!(actions(log), [("trip".into(), "kill-process".into(), "success".into())]);
+}
+
+#[test]
+fn a_network_is_cut_and_given_back() {
+    let coi = Coi::new();
+    let name = coi.container();
+    let (place, _) = echo(bridge());
+    coi.user_rules("cut.toml", &tripwire("trip", "high", "cut-network"));
+    coi.write("trip", "");
+    let gates = ["cut", "back"].map(|name| Gate::new(&coi, name));
+    let script = "exec 3<>/dev/tcp/HOST/PORT; echo one >&3; read line <&3; echo $line; : <trip; read x <cut; \
+                  echo two >&3; read -t 1 line <&3 || echo silence; \
+                  (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -o 'not permitted'; \
+                  echo x >/dev/udp/127.0.0.1/9 && echo loopback; read x <back; \
+                  read line <&3; echo $line; exec 5<>/dev/tcp/HOST/PORT && echo again";
+    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &fill(place, script)]);
+    let [cut, back] = gates;
+    let cut = cut.reached();
+    eventually("the network is cut", || coi.ask(&format!("/v1/watches/{name}")).1["network_cut"] == true);
+    assert_eq!(incus::status(&name), "Running");
+    cut.open();
+    let back = back.reached();
+    coi.coi(&["unfreeze", &name]).expect(0);
+    assert_eq!(coi.ask(&format!("/v1/watches/{name}")).1["network_cut"], false);
+    back.open();
+    let ended = run.finish().expect(0);
+    assert_eq!(ended.text(), "one\nsilence\nnot permitted\nloopback\ntwo\nagain\n", "{}", ended.stderr);
+    assert!(ended.stderr.contains("cut its network"), "{}", ended.stderr);
+    let audit = coi.audit(&name);
+    assert_eq!(actions(&audit), [("trip".into(), "cut-network".into(), "success".into())]);
+    let restored = audit::of_kind(&audit, "action").find(|record| record["coi"]["action"]["name"] == "restore-network");
+    assert!(restored.is_some());
+}
+
+/// A freeze that cannot be written: the file takes nothing.
+struct NoFreeze<'a>(&'a Cgroup);
+
+impl<'a> NoFreeze<'a> {
+    fn of(cgroup: &'a Cgroup) -> Self {
+        let this = Self(cgroup);
+        let mut mount = Command::new("mount");
+        end(mount.args(["--bind", "/dev/full"]).arg(this.file())).expect(0);
+        this
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("cgroup.freeze")
+    }
+}
+
+impl Drop for NoFreeze<'_> {
+    fn drop(&mut self) {
+        end(Command::new("umount").arg(self.file())).expect(0);
+    }
+}
+
+#[test]
+fn what_cannot_be_frozen_is_killed() {
+    let coi = Coi::new();
+    coi.user_rules("freeze.toml", &tripwire("trip", "high", "freeze"));
+    coi.write("trip", "");
+    let cgroup = Cgroup::make("escalates");
+    let no_freeze = NoFreeze::of(&cgroup);
+    coi.coi(&["monitor", "--cgroup", cgroup.path().to_str().unwrap(), "--respond", "--detach"]).expect(0);
+    let mut command = cgroup.command("{ sleep 1000 & : <trip; wait; }");
+    let ended = Running::start(command.current_dir(coi.workspace())).finish();
+    assert_eq!(ended.code, 137);
+    let name = cgroup.name();
+    eventually("it is killed", || coi.ask(&format!("/v1/watches/{name}")).1["state"] == "killed");
+    let audit = coi.audit(&name);
+    assert_eq!(actions(&audit), [("trip".into(), "kill".into(), "success".into())]);
+    let attempts = action(&audit, "trip")["attempts"].clone();
+    let told: Vec<_> = attempts.as_array().unwrap().iter().map(|attempt| (&attempt["name"], &attempt["result"], &attempt["tries"])).collect();
+    assert_eq!(told, [(&"freeze".into(), &"failure".into(), &3.into()), (&"kill".into(), &"success".into(), &1.into())]);
+    assert!(attempts[0]["error"].as_str().unwrap().contains("cannot write 1 to cgroup.freeze"), "{attempts}");
+    drop(no_freeze);
+}
+
+/// Rules in a directory, for a daemon.
+fn rules(text: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("rules.toml"), text).unwrap();
+    directory
+}
+
+fn at(directory: &Path) -> [&str; 2] {
+    ["--rules", directory.to_str().unwrap()]
+}
+
+#[test]
+fn a_thousand_alerts_at_once_and_one_freeze() {
+    let all: String = (0..1000)
+        .map(|n| tripwire("trip", "high", "freeze").replacen("\"trip\"", &format!("\"trip-{n}\""), 1))
+        .collect();
+    let many = "[[rule]]\nid = \"many\"\ntitle = \"t\"\nseverity = \"warning\"\nevent = \"open\"\n\
+                condition = \"file.name starts_with 'many-'\"\nsuppress = { for = \"1h\", by = [\"file.name\"] }\n";
+    let directory = rules(&(all + many));
+    let coi = Coi::with_daemon(&at(directory.path()));
+    let name = coi.container();
+    coi.write("trip", "");
+    let (go, again) = (Gate::new(&coi, "go"), Gate::new(&coi, "again"));
+    // A thousand about as many files, each told once though it is opened twice; then a thousand about one.
+    let script = "read x <go; n=0; while [ $n -lt 1000 ]; do : >/tmp/many-$n; : >/tmp/many-$n; n=$((n+1)); done; \
+                  : <trip; read x <again; sh -c ': <trip; read x <never'; true";
+    let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", script]);
+    let go = go.reached();
+    let viewer = Viewer::start(&coi, &["monitor", "--attach", &name, "--format", "json"]);
+    go.open();
+    viewer.until_state("frozen");
+    incus::assert_still(&name);
+    let told = |audit: &[Value], prefix: &str| {
+        alerts(audit).filter(|alert| alert["rule"]["id"].as_str().unwrap().starts_with(prefix)).count()
+    };
+    eventually("all alerts are written", || told(&coi.audit(&name), "trip-") == 1000);
+    let records = coi.audit(&name);
+    assert_eq!(told(&records, "many"), 1000);
+    assert_eq!(actions(&records).len(), 1, "one freeze");
+    let sequence: Vec<_> = records.iter().map(|record| record["event"]["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(sequence, (1..=records.len() as u64).collect::<Vec<_>>());
+    let clocks: Vec<_> = alerts(&records).map(|alert| alert["coi"]["clock"].as_u64().unwrap()).collect();
+    assert!(clocks.is_sorted(), "alerts are in the order of what they are about");
+    assert!(audit::of_kind(&records, "gap").next().is_none());
+    coi.coi(&["audit", "verify", &name]).expect(0);
+
+    // Thawed, it is armed again; and what was held back is told.
+    coi.coi(&["unfreeze", &name]).expect(0);
+    viewer.until_state("running");
+    again.reached().open();
+    viewer.until_state("frozen");
+    eventually("all alerts are written", || told(&coi.audit(&name), "trip-") == 2000);
+    let records = coi.audit(&name);
+    assert_eq!(actions(&records).len(), 2);
+    let held_back = audit::of_kind(&records, "note").any(|note| {
+        note["coi"]["message"].as_str().unwrap().starts_with("rule many: 1000 more alerts were not repeated")
+    });
+    assert!(held_back, "what was not repeated is told");
+    coi.coi(&["kill", &name]).expect(0);
+    run.finish().expect(1);
+}
+
+#[test]
+fn a_person_freezes_and_thaws() {
+    let coi = Coi::new();
+    let name = coi.container();
+    let (first, second) = (Gate::new(&coi, "first"), Gate::new(&coi, "second"));
+    let script = "read x <first; read x <second; echo through";
+    let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", script]);
+    let first = first.reached();
+    coi.coi(&["freeze", &name]).expect(0).says(&format!("coi: froze {name}. Let it go on with `coi unfreeze {name}`"));
+    assert_eq!(incus::status(&name), "Frozen");
+    incus::assert_still(&name);
+    first.open();
+    coi.coi(&["unfreeze", &name]).expect(0).says(&format!("coi: {name} goes on"));
+    second.reached().open();
+    let ended = run.finish().expect(0);
+    assert_eq!(ended.text(), "through\n");
+    let said = [format!("coi: {name}: frozen by a person\n"), format!("coi: {name} goes on\n")].concat();
+    assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+    let audit = coi.audit(&name);
+    let done: Vec<_> = audit::of_kind(&audit, "action").map(|record| record["coi"]["action"]["name"].clone()).collect();
+    assert_eq!(done, ["freeze", "thaw"]);
+    coi.coi(&["freeze", "no-such-container"]).expect(5);
+}
