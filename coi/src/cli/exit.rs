@@ -117,6 +117,14 @@ pub enum Failure {
         /// The name.
         name: String,
     },
+    /// There is no such evidence.
+    #[error("there is no evidence {id} of {name}. `coi audit evidence {name}` shows what there is")]
+    NoEvidence {
+        /// The container's name.
+        name: String,
+        /// Which was asked for.
+        id: String,
+    },
     /// The daemon could not do its work.
     #[error(transparent)]
     Daemon(#[from] service::ServerError),
@@ -159,7 +167,7 @@ impl Failure {
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }
-            Self::NoInstance { .. } | Self::NoAudit { .. } => Code::NOT_FOUND,
+            Self::NoInstance { .. } | Self::NoAudit { .. } | Self::NoEvidence { .. } => Code::NOT_FOUND,
             Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,

@@ -1,5 +1,8 @@
 //! Cgroups of the unified hierarchy: where they are, what they are called, and how they are stopped.
 //!
+//! Where there is a hierarchy of version 1 with the freezer beside it, container managers may use that: a cgroup that has
+//! the same path there is frozen and thawed in both, so that who looks at either sees the same.
+//!
 //! It promises that a cgroup once opened stays the same one: its files are opened below its directory's
 //! descriptor, so that another one that gets its name later is never touched in its place.
 
@@ -73,6 +76,18 @@ fn find_mount(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The mount point of version 1's freezer in a mountinfo.
+fn find_freezer(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(3);
+        let (root, point) = (left.next()?, left.next()?);
+        let mut right = right.split(' ');
+        let is_freezer = right.next() == Some("cgroup") && right.nth(1)?.split(',').any(|part| part == "freezer");
+        (is_freezer && root == "/").then(|| PathBuf::from(point))
+    })
+}
+
 /// The path of a process's cgroup from the unified hierarchy's root.
 pub fn of_process(pid: u32) -> Option<String> {
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -90,20 +105,29 @@ pub struct Cgroup {
     path: String,
     directory: File,
     id: u64,
+    /// Its directory in version 1's hierarchy of the freezer, where it has one.
+    freezer: Option<File>,
 }
 
 impl Cgroup {
     /// Opens the cgroup of this path from the hierarchy's root.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
-        let full = mount_point()?.join(path.trim_start_matches('/'));
-        let open = || {
-            let directory =
-                fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&full)?;
-            let id = directory.metadata()?.ino();
-            Ok((directory, id))
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
+        let unified = find_mount(&mounts).ok_or(CgroupError::NotMounted)?;
+        Self::open_below(path, &unified, find_freezer(&mounts).as_deref())
+    }
+
+    /// The same, with the hierarchies mounted here.
+    fn open_below(path: &str, unified: &Path, freezer: Option<&Path>) -> Result<Self, CgroupError> {
+        let below = path.trim_start_matches('/');
+        let open = |root: &Path| {
+            fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(root.join(below))
         };
-        let (directory, id) = open().map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), directory, id })
+        let opened = open(unified).and_then(|directory| Ok((directory.metadata()?.ino(), directory)));
+        let (id, directory) =
+            opened.map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
+        let freezer = freezer.and_then(|root| open(root).ok());
+        Ok(Self { path: path.to_owned(), directory, id, freezer })
     }
 
     /// Its path from the hierarchy's root.
@@ -122,9 +146,23 @@ impl Cgroup {
     }
 
     fn write(&self, file: &'static str, value: &'static str) -> Result<(), CgroupError> {
+        self.write_below(&self.directory, file, value)
+    }
+
+    /// In version 1's hierarchy, where it has a part in that.
+    fn write_freezer(&self, value: &'static str) -> Result<(), CgroupError> {
+        self.freezer.as_ref().map_or(Ok(()), |freezer| self.write_below(freezer, "freezer.state", value))
+    }
+
+    fn write_below(
+        &self,
+        directory: &File,
+        file: &'static str,
+        value: &'static str,
+    ) -> Result<(), CgroupError> {
         fs::OpenOptions::new()
             .write(true)
-            .open(self.directory().join(file))
+            .open(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file))
             .and_then(|mut opened| opened.write_all(value.as_bytes()))
             .map_err(|source| CgroupError::Write { path: self.path.clone(), file, value, source })
     }
@@ -136,17 +174,29 @@ impl Cgroup {
 
     /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.freeze", "1")
+        self.write("cgroup.freeze", "1")?;
+        if let Err(error) = self.write_freezer("FROZEN") {
+            // They stand still; that version 1 does not know is second.
+            tracing::debug!(%error, "not frozen in version 1's hierarchy");
+        }
+        Ok(())
     }
 
     /// Lets them go on.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.freeze", "0")
+        self.write("cgroup.freeze", "0")?;
+        self.write_freezer("THAWED")
+    }
+
+    /// Lets those end that have been told to: what version 1 has frozen hears nothing. The others still stand still.
+    pub fn let_end(&self) -> Result<(), CgroupError> {
+        self.write_freezer("THAWED")
     }
 
     /// Ends all its processes, frozen or not.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.kill", "1")
+        self.write("cgroup.kill", "1")?;
+        self.let_end()
     }
 
     /// Waits until none of its processes runs any more.
@@ -212,6 +262,48 @@ mod tests {
             32 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         assert_eq!(find_mount(mountinfo), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(find_mount(""), None);
+    }
+
+    #[test]
+    fn the_freezer_of_version_1_is_found() {
+        let mountinfo = "\
+            31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            32 30 0:28 /docker/x /mnt/part rw - cgroup cgroup rw,freezer\n\
+            33 30 0:28 / /sys/fs/cgroup/freezer rw,nosuid shared:9 - cgroup cgroup rw,seclabel,freezer\n";
+        assert_eq!(find_freezer(mountinfo), Some("/sys/fs/cgroup/freezer".into()));
+        assert_eq!(find_freezer("32 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,freezer\n"), None);
+    }
+
+    #[test]
+    fn both_hierarchies_are_told() {
+        let (unified, freezer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = |root: &tempfile::TempDir, name: &str| root.path().join("a/b").join(name);
+        for (root, name) in
+            [(&unified, "cgroup.freeze"), (&unified, "cgroup.kill"), (&freezer, "freezer.state")]
+        {
+            fs::create_dir_all(root.path().join("a/b")).unwrap();
+            fs::write(file(root, name), "").unwrap();
+        }
+        let said = || {
+            let read = |root, name| fs::read_to_string(file(root, name)).unwrap();
+            (read(&unified, "cgroup.freeze"), read(&freezer, "freezer.state"))
+        };
+        let both = Cgroup::open_below("/a/b", unified.path(), Some(freezer.path())).unwrap();
+        // A real file begins anew with each write; these do not, and none is shorter than the one before.
+        both.freeze().unwrap();
+        assert_eq!(said(), ("1".into(), "FROZEN".into()));
+        both.thaw().unwrap();
+        assert_eq!(said(), ("0".into(), "THAWED".into()));
+        both.freeze().unwrap();
+        both.kill().unwrap();
+        assert_eq!(said(), ("1".into(), "THAWED".into()));
+        // Where it has no part in version 1, and where that takes nothing.
+        let one = Cgroup::open_below("/a/b", unified.path(), Some(unified.path().join("none").as_path())).unwrap();
+        one.thaw().unwrap();
+        assert_eq!(said(), ("0".into(), "THAWED".into()));
+        fs::remove_file(file(&freezer, "freezer.state")).unwrap();
+        both.freeze().unwrap();
+        assert!(both.thaw().is_err());
     }
 
     #[test]

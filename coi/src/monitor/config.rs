@@ -8,7 +8,7 @@
 //! rules = "tighten"            # what users' own rules may change: `tighten`, `defaults` or `full`, see `Leeway`
 //! ```
 //!
-//! `[audit]` is in docs/audit.md.
+//! `[audit]` is in docs/audit.md, `[respond]` and `[[notify]]` are in docs/response.md.
 //!
 //! It is read once, and whoever needs a part of it is handed that part. A table or key that means nothing is an
 //! error: a misspelt `[senzor]` that is passed over would look like a setting that does nothing.
@@ -18,13 +18,13 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use super::audit;
 use super::rulefiles::{RuleFilesError, read_source};
 use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
+use super::{audit, notify, respond};
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "users", "audit"];
+const TABLES: &[&str] = &["rules", "users", "audit", "respond", "notify"];
 const USERS: &[&str] = &["rules"];
 
 /// What the administrator has set.
@@ -36,6 +36,10 @@ pub struct Config {
     pub users: Leeway,
     /// `[audit]`: how the audit log is kept.
     pub audit: audit::Options,
+    /// `[respond]`: what is kept before a kill.
+    pub respond: respond::Options,
+    /// `[[notify]]`: who is told of alerts, and how.
+    pub notify: Vec<notify::Sink>,
 }
 
 impl Config {
@@ -55,17 +59,21 @@ impl Config {
         struct Parts {
             #[serde(default)]
             audit: audit::Options,
+            #[serde(default)]
+            respond: respond::Options,
+            #[serde(default)]
+            notify: Vec<notify::Sink>,
         }
         let config = rules::read(source, |reader, table| {
             reader.keys(table, "the configuration", TABLES);
             Self {
                 rules: Overrides::read(reader, table),
                 users: leeway(reader, table),
-                audit: audit::Options::default(),
+                ..Self::default()
             }
         })?;
-        let Parts { audit } = rules::deserialize(source)?;
-        Ok(Self { audit, ..config })
+        let Parts { audit, respond, notify } = rules::deserialize(source)?;
+        Ok(Self { audit, respond, notify, ..config })
     }
 }
 

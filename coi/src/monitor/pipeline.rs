@@ -35,6 +35,7 @@ use super::{
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     priority,
+    recent::Recent,
     recorder::Recorder,
     respond::{RespondError, action_for},
     rules::{Alert, Engine, OwnRules, Unsaid, Wanted, recording::Mark},
@@ -156,6 +157,8 @@ pub struct Decision {
     pub cgroup: Option<Arc<Cgroup>>,
     /// From the event to the decision, or to when the freeze that follows from it was written.
     pub decided: Duration,
+    /// What came before, where it is to stand still.
+    pub recent: Vec<Event>,
 }
 
 /// A watch, and what it is to be judged by from now on.
@@ -353,6 +356,7 @@ struct Scoped {
     /// The user namespace of its init.
     uid_map: Vec<[u32; 3]>,
     done: Done,
+    recent: Recent,
 }
 
 /// What has been done about it since it was armed; a second freeze of what is frozen would only be noise.
@@ -677,7 +681,7 @@ impl Pipeline {
         let wanted = self.sensor.want_everything(id, watched.wants_everything());
         self.complain(wanted, "some events may be missing");
         let engine = Engine::new(Arc::clone(&watched.rules().set));
-        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: Done::default() });
+        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: Done::default(), recent: Recent::default() });
     }
 
     fn ended(&mut self, id: u64) {
@@ -748,7 +752,8 @@ impl Pipeline {
         if event.kind == EventKind::Loss {
             scoped.watched.tell(Note::Lost(Box::new(event.clone())));
         }
-        scoped.watched.show(scope, event, self.recorder.as_ref());
+        scoped.watched.show(scope, &event, self.recorder.as_ref());
+        scoped.recent.push(event);
     }
 }
 
@@ -794,6 +799,7 @@ impl Scoped {
             action,
             cgroup: self.cgroup.clone(),
             decided,
+            recent: if stands { self.recent.take() } else { Vec::new() },
         })));
     }
 }
@@ -850,12 +856,12 @@ impl Watched {
         self.viewers.show(&shown);
     }
 
-    fn show(self: &Arc<Self>, cgroup: u64, event: Event, recorder: Option<&Recorder>) {
+    fn show(self: &Arc<Self>, cgroup: u64, event: &Event, recorder: Option<&Recorder>) {
         let looked_at = self.onlookers.load(Ordering::Relaxed) > 0;
         if !looked_at && recorder.is_none() {
             return;
         }
-        let shown = Shown::Event(cgroup, Arc::new(event));
+        let shown = Shown::Event(cgroup, Arc::new(event.clone()));
         if let Some(recorder) = recorder {
             recorder.record(self, shown.clone());
         }

@@ -1,5 +1,6 @@
 //! `coi audit`
 
+mod evidence;
 mod export;
 mod link;
 mod path;
@@ -31,6 +32,7 @@ enum Command {
     Path(path::Path),
     Link(link::Link),
     Verify(verify::Verify),
+    Evidence(evidence::Evidence),
     Export(export::Export),
 }
 
@@ -42,6 +44,7 @@ impl Audit {
             Command::Path(c) => c.execute().await,
             Command::Link(c) => c.execute().await,
             Command::Verify(c) => c.execute().await,
+            Command::Evidence(c) => c.execute().await,
             Command::Export(c) => c.execute().await,
         }
     }

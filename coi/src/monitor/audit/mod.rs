@@ -12,6 +12,7 @@
 //! Ship the lines elsewhere to know of that, too.
 
 pub mod chain;
+pub mod evidence;
 pub mod export;
 pub mod files;
 pub mod filter;

@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     chain::{Hash, Link},
+    evidence::Kept,
     key::{self, Key},
     redact,
 };
@@ -128,6 +129,8 @@ pub struct Outcome<'a> {
     pub decided: Duration,
     /// From the event to when Incus had it frozen, or the container was gone.
     pub settled: Option<Duration>,
+    /// The evidence that was kept, or why it was not.
+    pub evidence: Option<&'a Result<Kept, String>>,
 }
 
 /// What was done without an alert.
@@ -243,6 +246,11 @@ impl Record {
         if let Some(settled) = outcome.settled {
             done["settled_us"] = microseconds(settled).into();
         }
+        match outcome.evidence {
+            Some(Ok(kept)) => done["evidence"] = json!(kept),
+            Some(Err(why)) => done["evidence"] = json!({ "error": why }),
+            None => {}
+        }
         put(&mut object, "coi.action", done);
         redact::record(&mut object);
         Self { kind: Kind::Alert, object }
@@ -356,6 +364,11 @@ impl Record {
     /// What it tells of.
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Its fields, nested.
+    pub fn into_value(self) -> Json {
+        Json::Object(self.object)
     }
 
     /// As a viewer is shown it: a line of JSON without a place in a log.

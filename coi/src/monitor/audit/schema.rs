@@ -195,12 +195,13 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
                 json!({
                     "name": one_of(&done), "result": result(), "error": text(),
                     "decided_us": count(), "latency_us": count(), "settled_us": count(),
+                    "evidence": object(&[], json!({ "file": text(), "sha256": hash(), "bytes": count(), "error": text() })),
                     "attempts": { "type": "array", "items": object(&["name", "result", "tries", "latency_us"], json!({
                         "name": one_of(&done), "result": result(), "error": text(), "tries": count(), "latency_us": count(),
                     })) },
                 }),
             ),
-            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so. attempts, where there was more than one: each action that was tried, in their order, and how often; the last is what was done.",
+            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so. attempts, where there was more than one: each action that was tried, in their order, and how often; the last is what was done. evidence: the file that was written before a kill, or why there is none.",
         ),
         ("coi.state", one_of(&["armed", "running", "frozen", "killed", "gone"]), "The watch's state."),
         (

@@ -5,12 +5,15 @@
 //! knows no rules: what one asks for comes in, what was done goes out.
 
 mod cgroup;
+pub mod evidence;
 mod incus;
 mod ladder;
 mod network;
 pub mod process;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use serde::Deserialize;
 
 pub use self::{
     cgroup::CgroupResponder,
@@ -25,6 +28,20 @@ use super::{
     rules,
     service::api::ActionName,
 };
+
+/// `[respond]` of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The evidence of so many kills of one container is kept; none is taken with 0.
+    pub keep_evidence: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { keep_evidence: 16 }
+    }
+}
 
 /// How long the kernel may take to stop or end processes. It takes well below a millisecond; a process in an
 /// uninterruptible wait can hold it up.

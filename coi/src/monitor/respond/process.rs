@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::monitor::{
-    cgroup::Cgroup,
+    cgroup::{Cgroup, CgroupError},
     event::ProcessKey,
     lineage::{Place, TICK, members, place},
 };
@@ -32,6 +32,9 @@ pub enum ProcessError {
         /// Why not.
         source: io::Error,
     },
+    /// They are kept from it.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// It takes too long.
     #[error("{left} of the processes to be ended are still there after {within:?}, process {pid} among them")]
     Deadline {
@@ -60,6 +63,7 @@ pub fn kill(cgroup: &Cgroup, meant: &[ProcessKey], within: Duration) -> Result<u
             }
         }
     }
+    cgroup.let_end()?;
     let count = held.len();
     held.retain(|(_, descriptor)| !ends(descriptor, deadline));
     match held.first() {

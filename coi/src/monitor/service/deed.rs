@@ -3,22 +3,104 @@
 //! It promises that each action is done where the alert was, and that what stands still because of another alert, or of a
 //! person, is not let go by this one.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use serde_json::json;
 
 use super::api::ActionName;
 use crate::monitor::{
+    audit::{
+        self, Record,
+        evidence::{self as kept, Kept},
+        files::{Place, state_directory},
+        visible,
+    },
     cgroup::{Cgroup, CgroupError},
     event::Event,
+    notify::Notifier,
     pipeline::{Handle, Watched, was_refused},
-    respond::{Action, Acts, Network, ProcessError, RespondError, Responder, blocking, process},
+    respond::{
+        self, Action, Acts, Network, ProcessError, RespondError, Responder, blocking,
+        evidence::{self, Found},
+        process,
+    },
+    rules::Alert,
 };
-
-use std::time::Duration;
 
 /// How long the processes of a tree may take to end; they stand still.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// How long a container may take to stand still before its processes are looked for.
 const STILL_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a file of evidence may take to be written.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// What all watches act with.
+pub(super) struct Means {
+    pub(super) respond: respond::Options,
+    pub(super) notifier: Notifier,
+}
+
+impl Means {
+    /// Writes evidence down beside the log.
+    pub(super) async fn keep(
+        &self,
+        log: &Path,
+        event: &Event,
+        alert: &Alert,
+        found: Found,
+        recent: &[Event],
+    ) -> Result<Kept, String> {
+        let place = Place::of_file(log, &state_directory()).ok_or("it is not known where the log is")?;
+        let events: Vec<_> = recent.iter().map(|event| Record::event(event).into_value()).collect();
+        let evidence = json!({
+            "@timestamp": audit::timestamp(event.time),
+            "container": { "name": event.container.name, "id": event.container.id },
+            "rule": { "id": alert.rule.id, "name": alert.rule.title },
+            "coi": { "clock": event.time, "message": audit::redact::text(&alert.message) },
+            "found": found,
+            "events": events,
+        });
+        let (clock, most) = (event.time, self.respond.keep_evidence);
+        let writing = tokio::task::spawn_blocking(move || {
+            kept::keep(&place, clock, &(visible(evidence.to_string()) + "\n"), most)
+        });
+        match tokio::time::timeout(WRITTEN_WITHIN, writing).await {
+            Ok(Ok(kept)) => kept.map_err(|error| format!("the evidence cannot be written: {error}")),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            Err(_) => Err(format!("the disk did not take the evidence within {WRITTEN_WITHIN:?}")),
+        }
+    }
+}
+
+/// What was found before a kill: looked for once, if at all.
+pub(super) struct Proof {
+    is_wanted: bool,
+    found: Mutex<Option<Found>>,
+}
+
+impl Proof {
+    pub(super) fn new(is_wanted: bool) -> Self {
+        Self { is_wanted, found: Mutex::default() }
+    }
+
+    async fn look(&self, cgroup: &Arc<Cgroup>) {
+        let is_there = self.found.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if self.is_wanted && !is_there {
+            let found = evidence::look(Arc::clone(cgroup)).await;
+            *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        }
+    }
+
+    /// What was found, if it was looked for.
+    pub(super) fn found(&self) -> Option<Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// What is to be done, to whom, and with what.
 pub(super) struct Deed<'a> {
@@ -31,6 +113,7 @@ pub(super) struct Deed<'a> {
     pub(super) pipeline: &'a Handle,
     /// It stood still before the alert.
     pub(super) stood: bool,
+    pub(super) proof: Proof,
 }
 
 impl Acts for Deed<'_> {
@@ -50,7 +133,10 @@ impl Acts for Deed<'_> {
             }
             ActionName::Kill => {
                 self.watched.stands.store(true, Ordering::Release);
-                self.responder.kill(cgroup)
+                Box::pin(async move {
+                    self.proof.look(&cgroup).await;
+                    self.responder.kill(cgroup).await
+                })
             }
         }
     }

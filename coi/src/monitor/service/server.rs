@@ -45,6 +45,7 @@ use super::{
     Options,
     api::{ApiError, Hole, Kept, Reloaded, Status, Subject, Watch, WatchRequest, WatchState},
     client::READY,
+    deed::Means,
     watch::{Raw, Watching},
 };
 use crate::{
@@ -56,6 +57,7 @@ use crate::{
         counts::Counts,
         event::Container,
         inforce::{Base, InForce},
+        notify::Notifier,
         pipeline::{self, NewRules, Note, Order, OrderError, Watched},
         priority,
         recorder::{RecordError, Recorder},
@@ -197,6 +199,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     priority::prefer_daemon();
     let set = Config::read(config.as_deref())?;
     let base = Base::of(&set, rules.as_deref())?;
+    let means = Arc::new(Means { respond: set.respond, notifier: Notifier::start(&set.notify) });
     let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let sensor = Sensor::load()?;
@@ -218,6 +221,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         rules: base.count().into(),
         base: base.into(),
         logs,
+        means,
         rule_files: rules.clone(),
         config: config.clone(),
         changed: Notify::new(),
@@ -318,6 +322,8 @@ struct Service {
     /// How many these are: who only asks does not wait.
     rules: AtomicUsize,
     logs: Arc<Logs>,
+    /// What all watches act with.
+    means: Arc<Means>,
     /// Where they come from.
     rule_files: Option<PathBuf>,
     config: Option<PathBuf>,
@@ -431,6 +437,7 @@ impl Service {
             found.responder,
             found.ephemeral,
             log,
+            Arc::clone(&self.means),
             self.left_open(&found.config),
         ));
         if request.respond {

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::deed::Deed;
+use super::deed::{Deed, Means, Proof};
 use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
@@ -21,7 +21,8 @@ use crate::monitor::{
     event::{EventKind, Field, Record as _, Value as FieldValue},
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
     respond::{Limits, Network, NetworkError, Owner, RespondError, Responder, blocking, climb},
-    rules::{Counters, Denied},
+    notify::Notice,
+    rules::{self, Alert, Counters, Denied},
     sensor::boottime,
     viewers::{Shown, View},
 };
@@ -33,6 +34,9 @@ pub(super) struct Watching {
     pub(super) subject: Subject,
     pub(super) responder: Box<dyn Responder>,
     network: Arc<Network>,
+    means: Arc<Means>,
+    /// Whose container it is.
+    owner: u32,
     /// It ends with its container.
     pub(super) ephemeral: bool,
     /// What cannot be seen of it.
@@ -62,6 +66,7 @@ impl Watching {
         responder: Box<dyn Responder>,
         ephemeral: bool,
         log: Log,
+        means: Arc<Means>,
         holes: Vec<Hole>,
     ) -> Self {
         Self {
@@ -71,6 +76,8 @@ impl Watching {
             network: Arc::default(),
             ephemeral,
             holes,
+            owner: log.owner(),
+            means,
             audit: log.path().to_owned(),
             log: Mutex::new(Some(log)),
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None, waits_for_disk: false }),
@@ -181,6 +188,28 @@ impl Watching {
             }
         }
         self.record(Record::state(&self.watched.container, state, why));
+    }
+
+    /// Has an alert told to whoever the configuration says.
+    fn notify(self: &Arc<Self>, alert: &Alert, record: &Record) {
+        let rule = &alert.rule;
+        if rule.action() < rules::Action::Notify || !self.means.notifier.wants(rule.severity) {
+            return;
+        }
+        let watching = Arc::downgrade(self);
+        let complain = move |words: &str| {
+            if let Some(watching) = watching.upgrade() {
+                watching.record(Record::note(&watching.watched.container, words));
+            }
+        };
+        let name = &self.watched.container.name;
+        self.means.notifier.tell(&Notice {
+            severity: rule.severity,
+            title: format!("{name}: {}: {}", rule.severity, alert.message),
+            line: record.line().into(),
+            owner: self.owner,
+            complain: Arc::new(complain),
+        });
     }
 
     /// Shows a record, and has it written.
@@ -458,8 +487,8 @@ impl Watching {
         Ok(())
     }
 
-    async fn act(&self, decision: Decision, pipeline: &Handle) {
-        let Decision { event, alert, action, cgroup, decided } = decision;
+    async fn act(self: &Arc<Self>, decision: Decision, pipeline: &Handle) {
+        let Decision { event, alert, action, cgroup, decided, recent } = decision;
         self.alerts.fetch_add(1, Ordering::Relaxed);
         // Who asks for the watch meanwhile is answered when the action is over.
         let _acting = self.acting.lock().await;
@@ -472,6 +501,7 @@ impl Watching {
             network: &self.network,
             pipeline,
             stood: self.state() == WatchState::Frozen,
+            proof: Proof::new(self.means.respond.keep_evidence > 0),
         };
         let mut attempts = climb(&deed, action, Limits::of, since).await;
         let mut settled = None;
@@ -527,8 +557,15 @@ impl Watching {
                 _ => now.last_action = Some(taken),
             }
         }
-        let outcome = Outcome { attempts: &attempts, decided, settled };
-        self.record(Record::alert(&event, &alert, &outcome));
+        // After the kill, which does not wait for the disk.
+        let evidence = match deed.proof.found() {
+            Some(found) => Some(self.means.keep(&self.audit, &event, &alert, found, &recent).await),
+            None => None,
+        };
+        let outcome = Outcome { attempts: &attempts, decided, settled, evidence: evidence.as_ref() };
+        let record = Record::alert(&event, &alert, &outcome);
+        self.notify(&alert, &record);
+        self.record(record);
         if matches!(action, ActionName::Freeze | ActionName::Kill) && error.is_none() {
             let state = self.state();
             self.record(Record::state(&self.watched.container, state, &alert.message));

@@ -77,6 +77,26 @@ fn a_workspace_makes_nothing_milder() {
 }
 
 #[test]
+fn nothing_takes_the_place_of_a_denial_but_its_like() {
+    let deny = "[[rule]]\nid = 'deny'\ntitle = 't'\nseverity = 'warning'\naction = 'deny'\nevent = 'connect'\n\
+                condition = 'destination.port == 25'\n[[rule]]\nid = 'cut'\ntitle = 't'\nseverity = 'high'\n\
+                action = 'cut-network'\nevent = 'connect'\ncondition = 'destination.port == 26'\n";
+    let base = compile(deny).unwrap();
+    let with = |text: &str| base.with_workspace(&file("theirs", text));
+    for stricter in ["freeze", "kill"] {
+        assert!(with(&format!("[rules.cut]\naction = '{stricter}'\n")).is_ok());
+    }
+    for milder in ["log", "notify", "deny", "kill-process"] {
+        assert!(with(&format!("[rules.cut]\naction = '{milder}'\n")).is_err(), "{milder}");
+    }
+    for other in ["log", "notify", "kill-process", "cut-network", "freeze", "kill"] {
+        assert!(with(&format!("[rules.deny]\naction = '{other}'\n")).is_err(), "{other}");
+    }
+    assert!(with("[rules.deny]\nseverity = 'critical'\n").is_ok());
+    assert_snapshot!(drawn(with("[rules.deny]\naction = 'kill'\n")));
+}
+
+#[test]
 fn what_is_wrong_is_said_all_at_once() {
     let errors = workspace(&(MILDER[0].to_owned() + MILDER[5])).unwrap_err();
     assert_eq!(errors.len(), 2);
