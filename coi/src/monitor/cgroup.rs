@@ -83,7 +83,8 @@ fn find_freezer(mountinfo: &str) -> Option<PathBuf> {
         let mut left = left.split(' ').skip(3);
         let (root, point) = (left.next()?, left.next()?);
         let mut right = right.split(' ');
-        let is_freezer = right.next() == Some("cgroup") && right.nth(1)?.split(',').any(|part| part == "freezer");
+        let is_freezer =
+            right.next() == Some("cgroup") && right.nth(1)?.split(',').any(|part| part == "freezer");
         (is_freezer && root == "/").then(|| PathBuf::from(point))
     })
 }
@@ -124,8 +125,7 @@ impl Cgroup {
             fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(root.join(below))
         };
         let opened = open(unified).and_then(|directory| Ok((directory.metadata()?.ino(), directory)));
-        let (id, directory) =
-            opened.map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
+        let (id, directory) = opened.map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
         let freezer = freezer.and_then(|root| open(root).ok());
         Ok(Self { path: path.to_owned(), directory, id, freezer })
     }
@@ -298,7 +298,8 @@ mod tests {
         both.kill().unwrap();
         assert_eq!(said(), ("1".into(), "THAWED".into()));
         // Where it has no part in version 1, and where that takes nothing.
-        let one = Cgroup::open_below("/a/b", unified.path(), Some(unified.path().join("none").as_path())).unwrap();
+        let one =
+            Cgroup::open_below("/a/b", unified.path(), Some(unified.path().join("none").as_path())).unwrap();
         one.thaw().unwrap();
         assert_eq!(said(), ("0".into(), "THAWED".into()));
         fs::remove_file(file(&freezer, "freezer.state")).unwrap();

@@ -66,11 +66,7 @@ impl Config {
         }
         let config = rules::read(source, |reader, table| {
             reader.keys(table, "the configuration", TABLES);
-            Self {
-                rules: Overrides::read(reader, table),
-                users: leeway(reader, table),
-                ..Self::default()
-            }
+            Self { rules: Overrides::read(reader, table), users: leeway(reader, table), ..Self::default() }
         })?;
         let Parts { audit, respond, notify } = rules::deserialize(source)?;
         Ok(Self { audit, respond, notify, ..config })

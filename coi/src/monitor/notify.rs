@@ -99,7 +99,8 @@ impl TryFrom<Written> for Sink {
                 Way::Command { words, uid: user.uid.as_raw(), gid: user.gid.as_raw() }
             }
             (None, Some(address), false) => {
-                let uri: Uri = address.parse().map_err(|error| format!("`{address}` is no address: {error}"))?;
+                let uri: Uri =
+                    address.parse().map_err(|error| format!("`{address}` is no address: {error}"))?;
                 let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
                     return Err("`webhook` takes http://HOST:PORT/PATH; for https have a command such as [\"/usr/bin/curl\", \"--data\", \"@-\", \"https://...\"]".into());
                 };
@@ -252,7 +253,11 @@ impl Drop for Group {
 async fn run(mut command: Command, input: &[u8]) -> Result<(), NotifyError> {
     let program = PathBuf::from(command.as_std().get_program());
     let failed = |source| NotifyError::Start { program: program.clone(), source };
-    let own: Vec<_> = command.as_std().get_envs().map(|(key, value)| (key.to_owned(), value.map(ToOwned::to_owned))).collect();
+    let own: Vec<_> = command
+        .as_std()
+        .get_envs()
+        .map(|(key, value)| (key.to_owned(), value.map(ToOwned::to_owned)))
+        .collect();
     command.env_clear().env("PATH", PATH);
     for (key, value) in own {
         if let Some(value) = value {
@@ -419,7 +424,10 @@ mod tests {
             "an alert could not be told by the command /bin/sh: it took longer than 500ms"
         );
         let pid = fs::read_to_string(pid).unwrap();
-        let lives = || fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|text| text.contains("1000"));
+        let lives = || {
+            fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()))
+                .is_ok_and(|text| text.contains("1000"))
+        };
         while lives() {
             tokio::task::yield_now().await;
         }
@@ -427,7 +435,10 @@ mod tests {
         let (next, mut complaints) = notice(Severity::High);
         (0..QUEUE as u64 + 50).for_each(|_| notifier.tell(&next));
         let said = complaints.recv().await.unwrap();
-        assert!(said.ends_with("alerts came faster than they could be told by the command /bin/sh"), "{said}");
+        assert!(
+            said.ends_with("alerts came faster than they could be told by the command /bin/sh"),
+            "{said}"
+        );
     }
 
     #[tokio::test]
@@ -435,7 +446,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sink = sinks(&format!("[[notify]]\nwebhook = 'http://{address}/hook?x=1'\n")).unwrap().remove(0);
-        for (answer, works) in [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", false), ("nonsense", false)] {
+        for (answer, works) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", false),
+            ("nonsense", false),
+        ] {
             let server = async {
                 let (mut peer, _) = listener.accept().await.unwrap();
                 let mut asked = Vec::new();

@@ -681,7 +681,17 @@ impl Pipeline {
         let wanted = self.sensor.want_everything(id, watched.wants_everything());
         self.complain(wanted, "some events may be missing");
         let engine = Engine::new(Arc::clone(&watched.rules().set));
-        self.scopes.insert(id, Scoped { watched, engine, cgroup, uid_map: Vec::new(), done: Done::default(), recent: Recent::default() });
+        self.scopes.insert(
+            id,
+            Scoped {
+                watched,
+                engine,
+                cgroup,
+                uid_map: Vec::new(),
+                done: Done::default(),
+                recent: Recent::default(),
+            },
+        );
     }
 
     fn ended(&mut self, id: u64) {
@@ -799,7 +809,7 @@ impl Scoped {
             action,
             cgroup: self.cgroup.clone(),
             decided,
-            recent: if stands { self.recent.take() } else { Vec::new() },
+            recent: if stands { self.recent.all() } else { Vec::new() },
         })));
     }
 }
@@ -875,4 +885,32 @@ impl Watched {
 fn paths(path: &str) -> impl Iterator<Item = String> {
     let path = path.to_owned();
     std::iter::once(path.clone()).chain((1..=SUFFIXES).map(move |n| format!("{path}-{n}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_not_done_again() {
+        use ActionName::{CutNetwork, Deny, Freeze, Kill, KillProcess, Log};
+        let after = |done: &[ActionName], asked: ActionName| {
+            let mut all = Done::default();
+            done.iter().for_each(|action| all.note(*action));
+            all.left(asked)
+        };
+        for action in [Log, Deny, KillProcess, CutNetwork, Freeze, Kill] {
+            assert_eq!(after(&[], action), action);
+            assert_eq!(after(&[Deny, KillProcess], action), action);
+        }
+        assert_eq!(
+            [Freeze, CutNetwork, KillProcess, Kill].map(|asked| after(&[Freeze], asked)),
+            [Log, Log, KillProcess, Kill]
+        );
+        assert_eq!(
+            [Freeze, CutNetwork, KillProcess, Kill].map(|asked| after(&[CutNetwork], asked)),
+            [Freeze, Log, KillProcess, Kill]
+        );
+        assert_eq!([Freeze, CutNetwork, KillProcess, Kill].map(|asked| after(&[Kill], asked)), [Log; 4]);
+    }
 }

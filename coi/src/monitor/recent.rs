@@ -23,9 +23,9 @@ impl Recent {
         self.0.push_back(event);
     }
 
-    /// Takes them all, oldest first.
-    pub(super) fn take(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.0).into()
+    /// All of them, oldest first.
+    pub(super) fn all(&self) -> Vec<Event> {
+        self.0.iter().cloned().collect()
     }
 }
 
@@ -52,8 +52,7 @@ mod tests {
         };
         let mut recent = Recent::default();
         (0..3 * MOST as u64).for_each(|time| recent.push(event(time)));
-        let times: Vec<_> = recent.take().iter().map(|event| event.time).collect();
+        let times: Vec<_> = recent.all().iter().map(|event| event.time).collect();
         assert_eq!(times, (2 * MOST as u64..3 * MOST as u64).collect::<Vec<_>>());
-        assert!(recent.take().is_empty());
     }
 }

@@ -63,9 +63,9 @@ impl Evidence {
 fn line(piece: &evidence::Piece, said: &Value) -> String {
     let text = |value: &Value| plain(value.as_str().unwrap_or("?")).into_owned();
     let time = text(&said["@timestamp"]);
-    let time = time.parse::<Timestamp>().map_or(time, |time| {
-        time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
-    });
+    let time = time
+        .parse::<Timestamp>()
+        .map_or(time, |time| time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string());
     let processes = said["found"]["processes"].as_array().map_or(0, Vec::len);
     let part = if said["found"]["complete"] == true { "" } else { ", not all of them" };
     let (rule, message) = (text(&said["rule"]["id"]), text(&said["coi"]["message"]));

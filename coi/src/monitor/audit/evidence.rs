@@ -110,7 +110,10 @@ mod tests {
         }
         keep(&other, 5, "{}", 2).unwrap();
         let ids = |place: &Place| list(place).into_iter().map(|piece| piece.id).collect::<Vec<_>>();
-        assert_eq!((ids(&place), ids(&other)), (vec!["10".to_owned(), "20".to_owned()], vec!["5".to_owned()]));
+        assert_eq!(
+            (ids(&place), ids(&other)),
+            (vec!["10".to_owned(), "20".to_owned()], vec!["5".to_owned()])
+        );
         assert_eq!(read(&list(&place)[1].path).unwrap(), "{\"clock\":20}");
     }
 }

@@ -227,7 +227,10 @@ impl Lineage {
             Body::Connect(connection) => {
                 mismatch = other_address(&connection).map(Box::new);
                 changed = self.connected(key, &connection);
-                (EventKind::Connect, connection_detail(Connection { peer: meant(connection.peer), ..connection }))
+                (
+                    EventKind::Connect,
+                    connection_detail(Connection { peer: meant(connection.peer), ..connection }),
+                )
             }
             Body::Accept(connection) => {
                 changed = self.connected(key, &connection);

@@ -139,10 +139,8 @@ impl Look {
 
     /// Looks at each process; gives whether that was all.
     fn all(&mut self, cgroup: &Cgroup, mut keep: impl FnMut(Process)) -> bool {
-        let mut all: Vec<(u32, Place)> = members(&cgroup.directory())
-            .into_iter()
-            .filter_map(|pid| Some((pid, place(pid)?)))
-            .collect();
+        let mut all: Vec<(u32, Place)> =
+            members(&cgroup.directory()).into_iter().filter_map(|pid| Some((pid, place(pid)?))).collect();
         all.sort_by_key(|(pid, place)| (place.start_ticks, *pid));
         let mut complete = all.len() <= MOST_PROCESSES;
         for (pid, place) in all.into_iter().take(MOST_PROCESSES) {
@@ -192,8 +190,7 @@ impl Look {
         let mut is_whole = self.descriptors(root, &mut process).is_some();
         // Last, since it is the process's own memory: whoever serves its pages can keep it from being read.
         let cmdline = read(&root.join("cmdline")).unwrap_or_default();
-        let args: Vec<String> =
-            cmdline.split_terminator('\0').map(|argument| self.text(argument)).collect();
+        let args: Vec<String> = cmdline.split_terminator('\0').map(|argument| self.text(argument)).collect();
         is_whole &= args.len() == cmdline.split_terminator('\0').count() && !self.is_over();
         process.args = redact::arguments(&args, &mut Vec::new()).unwrap_or(args);
         (process, is_whole)
@@ -259,14 +256,9 @@ fn read(path: &Path) -> io::Result<String> {
 /// The sockets of a network namespace, by inode.
 fn sockets(net: &Path) -> HashMap<u64, Socket> {
     let mut all = HashMap::new();
-    for (file, transport) in [
-        ("tcp", "tcp"),
-        ("tcp6", "tcp"),
-        ("udp", "udp"),
-        ("udp6", "udp"),
-        ("raw", "raw"),
-        ("raw6", "raw"),
-    ] {
+    for (file, transport) in
+        [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp"), ("raw", "raw"), ("raw6", "raw")]
+    {
         let table = read(&net.join(file)).unwrap_or_default();
         all.extend(table.lines().filter_map(|line| internet(line, transport)));
     }
@@ -353,8 +345,12 @@ mod tests {
     fn lines_of_the_tables() {
         let line = "   1: 0100007F:1F90 0200000A:01BB 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1 x";
         let (inode, socket) = internet(line, "tcp").unwrap();
-        assert_eq!((inode, &*socket.local, &*socket.remote, &*socket.state), (4711, "127.0.0.1:8080", "10.0.0.2:443", "established"));
-        let line = "0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 0 0 0 0 0 7";
+        assert_eq!(
+            (inode, &*socket.local, &*socket.remote, &*socket.state),
+            (4711, "127.0.0.1:8080", "10.0.0.2:443", "established")
+        );
+        let line =
+            "0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 0 0 0 0 0 7";
         let (_, socket) = internet(line, "tcp").unwrap();
         assert_eq!((&*socket.local, &*socket.remote, &*socket.state), ("127.0.0.1:80", "[::]:0", "listen"));
         let (inode, socket) = local("0000: 00000002 00000000 00010000 0001 01 99 /run/x y").unwrap();
@@ -375,7 +371,9 @@ mod tests {
         assert_eq!(process.pid, own);
         assert!(!process.executable.is_empty() && !process.args.is_empty() && process.uids.len() == 4);
         assert!(process.sockets.iter().any(|socket| socket.local == address && socket.state == "listen"));
-        assert!(process.sockets.iter().any(|socket| socket.remote == address && socket.state == "established"));
+        assert!(
+            process.sockets.iter().any(|socket| socket.remote == address && socket.state == "established")
+        );
     }
 
     #[test]

@@ -148,13 +148,17 @@ mod tests {
     }
 
     /// What is tried, and how each action ended: how often it was tried, and whether it worked.
-    async fn climbed(first: ActionName, answers: &[Answer]) -> (Vec<ActionName>, Vec<(ActionName, u32, bool)>) {
+    async fn climbed(
+        first: ActionName,
+        answers: &[Answer],
+    ) -> (Vec<ActionName>, Vec<(ActionName, u32, bool)>) {
         let acts = Scripted(Mutex::new(answers.iter().copied().collect()), Mutex::default());
         let limits =
             |_| Limits { tries: 3, within: Duration::from_millis(50), pause: Duration::from_millis(1) };
         let attempts = climb(&acts, first, limits, || Duration::from_micros(7)).await;
         assert!(attempts.iter().all(|attempt| attempt.latency == Duration::from_micros(7)));
-        let ends = attempts.into_iter().map(|attempt| (attempt.action, attempt.tries, attempt.error.is_none()));
+        let ends =
+            attempts.into_iter().map(|attempt| (attempt.action, attempt.tries, attempt.error.is_none()));
         (acts.1.into_inner().unwrap(), ends.collect())
     }
 

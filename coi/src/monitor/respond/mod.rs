@@ -68,7 +68,9 @@ pub enum RespondError {
     #[error("which process it was is not known")]
     NoProcess,
     /// What was to be refused has happened.
-    #[error("the kernel has let the connection through; was its socket made elsewhere, or before the rule held?")]
+    #[error(
+        "the kernel has let the connection through; was its socket made elsewhere, or before the rule held?"
+    )]
     LetThrough,
     /// There is no monitor any more.
     #[error(transparent)]

@@ -16,9 +16,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, LpmTrie, MapError, lpm_trie::Key},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, ProgramError,
-    },
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, ProgramError},
 };
 
 use crate::monitor::{cgroup::Cgroup, rules::Denied};
@@ -121,7 +119,10 @@ impl Network {
     /// A cgroup of the container is there.
     pub fn enter(&self, cgroup: &Arc<Cgroup>) -> Result<(), NetworkError> {
         let mut state = self.state();
-        state.gates.retain(|gate| gate.cgroup.id() != cgroup.id() && gate.cgroup.exists());
+        state.gates.retain(|gate| gate.cgroup.exists());
+        if state.gates.iter().any(|gate| gate.cgroup.id() == cgroup.id()) {
+            return Ok(());
+        }
         let gate = Gate::make(cgroup, &state.denied, state.is_cut)?;
         state.gates.extend(gate);
         Ok(())

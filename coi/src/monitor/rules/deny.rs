@@ -100,7 +100,8 @@ impl Denied {
         let bits = mapped(address).to_bits();
         let networks = self.networks.iter().filter(|(network, _)| network.contains(bits));
         let classes = networks.max_by_key(|(network, _)| network.len).map_or(0, |(_, classes)| *classes);
-        let of_port = |ports: &Ports| (ports.bits ^ port).checked_shr(16 - u32::from(ports.len)).unwrap_or(0) == 0;
+        let of_port =
+            |ports: &Ports| (ports.bits ^ port).checked_shr(16 - u32::from(ports.len)).unwrap_or(0) == 0;
         let class = self.ports.iter().find(|(ports, _)| of_port(ports)).map(|(_, class)| *class);
         class.is_some_and(|class| classes >> class & 1 == 1)
     }
@@ -144,7 +145,9 @@ impl Checker<'_> {
             NodeKind::Not(inner) => self.node(inner, text),
             NodeKind::Literal(_) => {}
             NodeKind::Macro(name) => {
-                let Some(inner) = self.definitions.macros.get(name).filter(|_| self.depth < 16) else { return };
+                let Some(inner) = self.definitions.macros.get(name).filter(|_| self.depth < 16) else {
+                    return;
+                };
                 let Some(tree) = &inner.tree else { return };
                 let mut within = Vec::new();
                 Checker { definitions: self.definitions, depth: self.depth + 1, errors: &mut within }
@@ -180,7 +183,9 @@ pub(super) fn compile(rules: &[Arc<Rule>]) -> Result<Denied, RuleErrorKind> {
     }
     let Atoms { networks, bounds } = atoms;
     if networks.len() > MOST_NETWORKS + EVERYWHERE.len() || bounds.len() > MOST_BOUNDS {
-        let most = format!("all `deny` together tell apart more than {MOST_NETWORKS} networks or {MOST_BOUNDS} ranges of ports");
+        let most = format!(
+            "all `deny` together tell apart more than {MOST_NETWORKS} networks or {MOST_BOUNDS} ranges of ports"
+        );
         return Err(RuleErrorKind::NotDeniable(most));
     }
     let mut placed: Vec<(Network, IpAddr)> = Vec::new();
@@ -379,7 +384,12 @@ mod tests {
             assert_eq!(only.refuses(address.parse().unwrap(), port), is_refused, "{address}:{port}");
         }
         assert!(denied("true").refuses("::1".parse().unwrap(), 0));
-        assert!(denied("destination.port >= 70000 or destination.port < -1").networks.iter().all(|(_, at)| *at == 0));
+        assert!(
+            denied("destination.port >= 70000 or destination.port < -1")
+                .networks
+                .iter()
+                .all(|(_, at)| *at == 0)
+        );
         assert!(RuleSet::default().denied().is_empty());
     }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     check::{Condition, Definitions},
-    error::{Place, RuleError},
     deny::{self, Denied},
+    error::{Place, RuleError},
     index::{Index, Marks},
     layer::{Leeway, Origin, OwnRules, RuleText},
     load,
@@ -123,15 +123,8 @@ pub enum Action {
 
 impl Action {
     /// All actions, mildest first.
-    pub const ALL: [Self; 7] = [
-        Self::Log,
-        Self::Notify,
-        Self::Deny,
-        Self::KillProcess,
-        Self::CutNetwork,
-        Self::Freeze,
-        Self::Kill,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Log, Self::Notify, Self::Deny, Self::KillProcess, Self::CutNetwork, Self::Freeze, Self::Kill];
 
     /// The name used in rule files and in the audit log.
     pub const fn name(self) -> &'static str {

@@ -13,15 +13,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::deed::{Deed, Means, Proof};
 use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
+use super::deed::{Deed, Means, Proof};
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
     event::{EventKind, Field, Record as _, Value as FieldValue},
+    notify::Notice,
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
     respond::{Limits, Network, NetworkError, Owner, RespondError, Responder, blocking, climb},
-    notify::Notice,
     rules::{self, Alert, Counters, Denied},
     sensor::boottime,
     viewers::{Shown, View},
@@ -80,7 +80,12 @@ impl Watching {
             means,
             audit: log.path().to_owned(),
             log: Mutex::new(Some(log)),
-            now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None, waits_for_disk: false }),
+            now: Mutex::new(Now {
+                state: WatchState::Armed,
+                last_action: None,
+                cgroup: None,
+                waits_for_disk: false,
+            }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
         }
@@ -138,7 +143,7 @@ impl Watching {
 
     /// Has the kernel refuse what rules that are not yet in force deny.
     pub(super) async fn deny_by(&self, denied: &Arc<Denied>) -> Result<(), NetworkError> {
-        if self.responds() { self.deny(denied, None).await } else { Ok(()) }
+        if self.responds() { self.deny(denied, self.cgroup().as_ref()).await } else { Ok(()) }
     }
 
     /// Ends when no action is under way and all that was recorded is on the disk, if the disk takes it.
@@ -447,8 +452,7 @@ impl Watching {
                 pipeline.rearm(Arc::clone(&self.watched)).await?;
                 if self.network.is_cut() {
                     let network = Arc::clone(&self.network);
-                    let restored =
-                        blocking(Arc::clone(&cgroup), move |_| network.restore().map(drop)).await;
+                    let restored = blocking(Arc::clone(&cgroup), move |_| network.restore().map(drop)).await;
                     tell(ActionName::RestoreNetwork, "given back its network by a person", &restored);
                     restored?;
                 }

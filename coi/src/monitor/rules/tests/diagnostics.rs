@@ -262,12 +262,16 @@ fn denies(rest: &str) -> String {
 #[test]
 fn what_cannot_be_denied() {
     let connect = |condition: &str| format!("event = \"connect\"\ncondition = \"{condition}\"\n");
-    assert_snapshot!(told(&denies(&connect("destination.port == 443 and (process.name == 'curl' or $curl)"))));
+    assert_snapshot!(told(&denies(&connect(
+        "destination.port == 443 and (process.name == 'curl' or $curl)"
+    ))));
     assert_snapshot!(told(&denies(
         &(connect("destination.port == 443")
             + "exceptions = [{ condition = \"network.transport == 'udp'\", reason = \"r\" }]")
     )));
-    assert_snapshot!(told(&denies("event = [\"connect\", \"link\"]\ncondition = \"destination.port == 443\"\n")));
+    assert_snapshot!(told(&denies(
+        "event = [\"connect\", \"link\"]\ncondition = \"destination.port == 443\"\n"
+    )));
     assert_snapshot!(told(&denies(
         &(connect("destination.port == 443") + "window = { over = \"1s\", at_least = 3 }")
     )));
