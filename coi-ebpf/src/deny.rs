@@ -9,6 +9,7 @@
 #![no_std]
 #![no_main]
 
+#[expect(dead_code, reason = "the other object needs more of it")]
 mod memory;
 
 use aya_ebpf::{
