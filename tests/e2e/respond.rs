@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coi_tests::attacker::{fill, serve};
-use coi_tests::incus::{self, bridge, cgroups};
+use coi_tests::incus::{self, Foreign, bridge, cgroups};
 use coi_tests::{
     Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually,
     fired,
@@ -171,6 +171,27 @@ fn a_network_is_cut_and_given_back() {
     let restored =
         audit::of_kind(&audit, "action").find(|record| record["coi"]["action"]["name"] == "restore-network");
     assert!(restored.is_some());
+}
+
+#[test]
+fn a_restart_does_not_give_the_network_back() {
+    let coi = Coi::new();
+    let (place, came) = echo(bridge());
+    coi.user_rules("cut.toml", &tripwire("severed", "high", "cut-network"));
+    let container = Foreign::make(TINY);
+    let name = &container.name;
+    container.start();
+    coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
+    container.incus(&["exec", name, "--", "sh", "-c", ": >/tmp/severed"]);
+    let watch = || coi.ask(&format!("/v1/watches/{name}")).1;
+    eventually("the network is cut", || watch()["network_cut"] == true);
+    container.incus(&["restart", "--force", name]);
+    eventually("it is seen to run again", || watch()["state"] == "running");
+    let connect = ["exec", name, "--", "nc", "HOST", "PORT", "-e", "true"].map(|word| fill(place, word));
+    let words: Vec<_> = connect.iter().map(String::as_str).collect();
+    let refused = end(&mut incus::incus(&words));
+    assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused:#?}");
+    assert_eq!((watch()["network_cut"].clone(), came.load(Ordering::Relaxed)), (true.into(), 0));
 }
 
 /// A freeze that cannot be written: the file takes nothing.
