@@ -1,13 +1,21 @@
 //! The privileged daemon and its client.
 
+mod admission;
 pub mod api;
+mod calls;
 pub mod client;
 mod deed;
+mod events;
+mod refusal;
+mod reload;
 mod server;
 pub mod stream;
+mod subject;
 mod watch;
+mod watches;
 
-pub use server::{ServerError, admin_group, run};
+pub use admission::admin_group;
+pub use server::{ServerError, run};
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

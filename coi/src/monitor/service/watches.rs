@@ -1,0 +1,264 @@
+//! The daemon's state: what it watches, and how a watch begins, is given orders and ends.
+//!
+//! It promises that a watch that was answered is armed in the kernel.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, RwLock, mpsc, oneshot};
+
+use super::{
+    api::{Hole, Subject, Watch, WatchRequest, WatchState},
+    deed::Means,
+    refusal::Refusal,
+    reload::give_back,
+    subject::{find_cgroup, workspace_scope},
+    watch::{Raw, Watching},
+};
+use crate::{
+    incus,
+    monitor::{
+        audit::{self, Logs, Record, RulesInForce},
+        cgroup,
+        counts::Counts,
+        event::Container,
+        inforce::{Base, InForce},
+        pipeline::{self, Note, Order, Watched},
+        rules::OwnRules,
+        seccomp,
+        viewers::Viewers,
+    },
+};
+
+/// How many notes may wait for a watch's task.
+const NOTES: usize = 8192;
+/// How long a watch that is over is still told of.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// The daemon's state.
+pub(super) struct Service {
+    pub(super) pipeline: pipeline::Handle,
+    pub(super) incus: incus::Client,
+    pub(super) watches: Mutex<HashMap<String, Entry>>,
+    pub(super) programs: Vec<String>,
+    pub(super) holes: Vec<Hole>,
+    /// The rules of the machine. It is held for reading while a watch begins, so that none begins by rules that are
+    /// just being replaced, and for writing while they are: one reload at a time.
+    pub(super) base: RwLock<Base>,
+    /// How many these are: who only asks does not wait.
+    pub(super) rules: AtomicUsize,
+    pub(super) logs: Arc<Logs>,
+    /// What all watches act with.
+    pub(super) means: Arc<Means>,
+    /// Where they come from.
+    pub(super) rule_files: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
+    /// Watches have come or gone.
+    pub(super) changed: Notify,
+}
+
+pub(super) struct Entry {
+    pub(super) watching: Arc<Watching>,
+    /// When it was over.
+    pub(super) over: Option<Instant>,
+}
+
+impl Service {
+    pub(super) fn watches(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // Entries are only put in and taken out whole.
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|_, entry| entry.over.is_none_or(|over| over.elapsed() < REMEMBERED));
+        watches
+    }
+
+    /// A watch by name, also one that is over.
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Watching>, Refusal> {
+        let watches = self.watches();
+        let entry = watches.get(name).ok_or_else(|| {
+            Refusal::not_found(format!(
+                "{name} is not watched; see `coi list`, or watch it: coi monitor --attach {name}"
+            ))
+        })?;
+        Ok(Arc::clone(&entry.watching))
+    }
+
+    /// Ends when there has been nothing to watch for so long; never without a limit.
+    pub(super) async fn idle(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let busy = self.watches().values().any(|entry| entry.over.is_none());
+            if busy {
+                self.changed.notified().await;
+            } else if tokio::time::timeout(limit, self.changed.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn watch(self: &Arc<Self>, request: WatchRequest, by: u32) -> Result<Watch, Refusal> {
+        let found = match &request.subject {
+            Subject::Container { name } => self.find_container(name, &request).await?,
+            Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
+        };
+        let running = self
+            .watches()
+            .get(&found.name)
+            .filter(|entry| entry.over.is_none())
+            .map(|entry| Arc::clone(&entry.watching));
+        if let Some(running) = running {
+            if running.watched.container.id == found.id {
+                if request.respond {
+                    running.respond().await?;
+                }
+                let passed_over = passed_over(&request.rules, &running.watched.own);
+                return Ok(Watch { passed_over, ..running.describe() });
+            }
+            // Another container has its name now.
+            self.end(&running).await?;
+        }
+        let workspace = found.workspace.as_deref().map(workspace_scope).transpose()?;
+        let base = self.base.read().await;
+        let (own, rules) = self.rules_for(&base, request.rules).await?;
+        let (notes, inbox) = mpsc::channel(NOTES);
+        let container = Arc::new(Container { name: found.name.clone(), id: found.id });
+        let (logs, about) = (Arc::clone(&self.logs), Arc::clone(&container));
+        let owner = request.owner.unwrap_or(by);
+        let opened = tokio::task::spawn_blocking(move || logs.open(owner, about)).await;
+        let log = opened.map_err(|error| Refusal::internal(error.to_string()))??;
+        let owner = log.owner();
+        let in_force = RulesInForce::of(&rules.set);
+        let watched = Arc::new(Watched {
+            scope: coi_common::Scope { level: cgroup::level(&found.path), ..workspace.unwrap_or_default() },
+            container,
+            path: found.path,
+            respond: request.respond.into(),
+            workspace: found.inside,
+            own,
+            rules: rules.into(),
+            viewers: Viewers::default(),
+            onlookers: 0.into(),
+            notes,
+            unsaid: 0.into(),
+            counts: Counts::default(),
+            unrecorded: 0.into(),
+            stands: false.into(),
+        });
+        let watching = Arc::new(Watching::new(
+            Arc::clone(&watched),
+            request.subject,
+            found.responder,
+            found.ephemeral,
+            log,
+            Arc::clone(&self.means),
+            self.left_open(&found.config),
+        ));
+        if request.respond {
+            watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await?;
+        }
+        let why = if request.respond {
+            "armed; it is frozen and killed by the rules"
+        } else {
+            "armed; it is only observed"
+        };
+        let container = &watching.watched.container;
+        watching.record(Record::attach(container, request.respond, owner, by, &in_force));
+        watching.record(Record::coverage(container, &self.programs, &watching.holes));
+        watching.enter(WatchState::Armed, why);
+        self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
+        let audit::Options { on_full_disk, events: kinds, .. } = self.logs.options().clone();
+        let raw = match kinds.is_empty() {
+            true => None,
+            false => {
+                let view = watched.viewers.join(true);
+                let looks = self.pipeline.look(Arc::clone(&watched)).await??;
+                Some(Raw { view, kinds, _looks: looks })
+            }
+        };
+        let entry = Entry { watching: Arc::clone(&watching), over: None };
+        self.watches().insert(found.name, entry);
+        drop(base);
+        self.changed.notify_waiters();
+        let (ended, mut over) = mpsc::channel(1);
+        tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended, on_full_disk, raw));
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(watching) = over.recv().await
+                && let Err(refusal) = service.end(&watching).await
+            {
+                tracing::error!(error = refusal.error.message, "a watch could not be ended");
+            }
+        });
+        Ok(watching.describe())
+    }
+
+    /// The rules for a watch that brings these: those of another that has brought the same, or new ones.
+    pub(super) async fn rules_for(
+        &self,
+        base: &Base,
+        own: OwnRules,
+    ) -> Result<(Arc<OwnRules>, Arc<InForce>), Refusal> {
+        own.check()?;
+        let same = self.live().into_iter().find(|watching| *watching.watched.own == own);
+        let same = same.map(|watching| (Arc::clone(&watching.watched.own), watching.watched.rules()));
+        if let Some((own, rules)) = same.filter(|(_, rules)| base.is_under(rules)) {
+            return Ok((own, rules));
+        }
+        let own = Arc::new(own);
+        let (base, brought) = (base.clone(), Arc::clone(&own));
+        let compiled = tokio::task::spawn_blocking(move || base.with(&brought)).await;
+        let rules = compiled.map_err(|error| Refusal::internal(error.to_string()))??;
+        give_back();
+        Ok((own, rules))
+    }
+
+    /// The watches that are not over.
+    pub(super) fn live(&self) -> Vec<Arc<Watching>> {
+        let watches = self.watches();
+        let live = watches.values().filter(|entry| entry.over.is_none());
+        live.map(|entry| Arc::clone(&entry.watching)).collect()
+    }
+
+    /// The sensor's holes, less those that an instance's configuration closes. What it was configured to be when its
+    /// watch began: who changes that and restarts it changes what is true.
+    pub(super) fn left_open(&self, config: &BTreeMap<String, String>) -> Vec<Hole> {
+        let closed = seccomp::closed_holes(config);
+        self.holes.iter().filter(|hole| !closed.contains(&hole.id.as_str())).cloned().collect()
+    }
+
+    /// Has a watch's task do what a person wants: in order, so after every freeze that was decided before.
+    pub(super) async fn order(&self, name: &str, order: Order, by: u32) -> Result<Watch, Refusal> {
+        let watching = self.find(name)?;
+        let (reply, done) = oneshot::channel();
+        watching.watched.notes.send(Note::Order(order, by, reply)).await.map_err(|_| pipeline::Ended)?;
+        done.await.map_err(|_| pipeline::Ended)??;
+        Ok(watching.describe())
+    }
+
+    /// Watches no longer.
+    pub(super) async fn end(&self, watching: &Arc<Watching>) -> Result<(), Refusal> {
+        if !watching.is_over() {
+            watching.enter(WatchState::Gone, "watched no longer");
+        }
+        self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
+        // It has ended already if this is the second time.
+        let _ = watching.watched.notes.send(Note::Over).await;
+        if let Some(entry) = self.watches().get_mut(&watching.watched.container.name)
+            && Arc::ptr_eq(&entry.watching, watching)
+        {
+            entry.over.get_or_insert_with(Instant::now);
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+/// Those of these files that are not among the others.
+fn passed_over(these: &OwnRules, others: &OwnRules) -> Vec<String> {
+    let user = these.user.iter().filter(|file| !others.user.contains(file));
+    let workspace = these.workspace.iter().filter(|file| !others.workspace.contains(file));
+    user.chain(workspace).map(|file| file.name.clone()).collect()
+}
