@@ -125,6 +125,9 @@ pub enum Failure {
         /// Which was asked for.
         id: String,
     },
+    /// systemd's units could not be put there or taken away.
+    #[error(transparent)]
+    Install(#[from] service::install::InstallError),
     /// The daemon could not do its work.
     #[error(transparent)]
     Daemon(#[from] service::ServerError),
@@ -161,7 +164,7 @@ impl Failure {
         match self {
             Self::Launch(error) => of_launch(error),
             Self::Monitor(error) => of_monitor(error),
-            Self::Recording { .. } => Code::FAILURE,
+            Self::Recording { .. } | Self::Install(_) => Code::FAILURE,
             Self::Usage(_) => Code::USAGE,
             Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {

@@ -4,40 +4,24 @@
 //! starts one. Root gets a daemon started; it outlives its starter.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
-use nix::unistd::{geteuid, setsid};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 
 use super::api::{ApiError, DEFAULT_SOCKET, Reloaded, Status, Watch, WatchRequest};
+use super::detach::{self, LOCK_PAUSE, START, is_locked, start_lock};
 use crate::http::{self, Lines, segment};
 use crate::monitor::audit;
 use crate::ui;
 
-/// What a started daemon writes to its `--ready-fd` once it answers. Else it writes why it does not, an [`ApiError`].
-pub const READY: &str = "ready\n";
-
-/// Where a daemon that was started by a client leaves its words.
-fn log_path() -> PathBuf {
-    audit::directory().join("daemon.log")
-}
-
-/// How long it stays with nothing to watch.
+/// How long a daemon that was started for a command stays with nothing to watch.
 const IDLE_EXIT: &str = "30s";
 
 /// How long the daemon may take to answer from memory.
@@ -46,15 +30,6 @@ const QUICK: Duration = Duration::from_secs(5);
 /// How long it may take when it has to arm or to talk to Incus: longer than the daemon's own deadlines for Incus
 /// and the kernel together, so that its word of what went wrong arrives.
 const CHANGE: Duration = Duration::from_secs(120);
-
-/// How long it may take to load its kernel programs and answer.
-const START: Duration = Duration::from_secs(30);
-
-/// How often to look whether a daemon's lock is free.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// How much of the log's end tells why a daemon died.
-const LOG_END: usize = 2000;
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,7 +40,8 @@ pub enum Error {
     /// No daemon runs, and only root could start one.
     #[error(
         "nothing monitors this machine: no COI daemon answers on {}, and only root can start one. \
-         Run `sudo {} daemon` in another terminal, or run this command with sudo",
+         Run `sudo {} daemon install` once, which has systemd keep it running (without systemd: `daemon --detach`), \
+         or run this command with sudo",
         socket.display(),
         program.display()
     )]
@@ -92,7 +68,7 @@ pub enum Error {
         why: String,
     },
     /// The daemon does not answer as it should.
-    #[error("the COI daemon does not answer as it should: {0}. Its log is {log}, or `journalctl -u coi`", log = log_path().display())]
+    #[error("the COI daemon does not answer as it should: {0}. Its log is {log}, or `journalctl -u coi`", log = detach::log_path().display())]
     Unreachable(#[source] http::Error),
     /// The daemon understood and refused.
     #[error("{}", .0.message)]
@@ -129,6 +105,11 @@ impl Client {
         Self { http: http::Client::new(socket) }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        self.http.path()
+    }
+
     /// A client of a daemon that runs: the one that answers, else, for root, one that is started now.
     pub async fn ensure(self) -> Result<Self> {
         match self.status().await {
@@ -154,7 +135,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        start().await?;
+        detach::start(&["--idle-exit", IDLE_EXIT].map(Into::into)).await?;
         self.status().await.map(|_| self)
     }
 
@@ -298,102 +279,6 @@ impl Events {
                 return Some((line, value));
             }
         }
-    }
-}
-
-/// Whether a daemon holds the lock that lies beside its socket.
-fn is_locked(socket: &Path) -> bool {
-    let Ok(file) = File::open(socket.with_extension("lock")) else { return false };
-    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
-}
-
-/// Held by who starts a daemon.
-async fn start_lock(socket: &Path) -> Result<Flock<File>> {
-    let dir = socket.parent().unwrap_or(Path::new("/")).to_owned();
-    let path = dir.join("start.lock");
-    let shown = path.display().to_string();
-    let lock = move || -> io::Result<Flock<File>> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir)?;
-        let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path)?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
-    };
-    let locked = tokio::task::spawn_blocking(lock).await;
-    let locked = locked.unwrap_or_else(|e| Err(io::Error::other(e)));
-    locked.map_err(|e| Error::Start { why: format!("{shown} cannot be locked: {e}") })
-}
-
-/// Starts a daemon and waits until it answers or says why it does not.
-async fn start() -> Result<()> {
-    let failed = |why: String| Error::Start { why };
-    let cannot = |what: &str, e: &dyn std::fmt::Display| failed(format!("{what}: {e}"));
-    let log = open_log().map_err(|e| cannot(&log_path().display().to_string(), &e))?;
-    let logged_before = log.metadata().map_or(0, |m| m.len());
-    let (reader, writer) = io::pipe().map_err(|e| cannot("a pipe", &e))?;
-    let errors = log.try_clone().map_err(|e| cannot(&log_path().display().to_string(), &e))?;
-    let program = env::current_exe().map_err(|e| cannot("its program", &e))?;
-    let mut command = Command::new(&program);
-    command
-        .args(["daemon", "--idle-exit", IDLE_EXIT, "--ready-fd", &writer.as_raw_fd().to_string()])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors);
-    let ready = writer.as_raw_fd();
-    // SAFETY: between fork and exec only setsid(2) and fcntl(2) are called, both async-signal-safe, and
-    // the descriptor is open: `writer` lives until after the spawn.
-    unsafe {
-        command.pre_exec(move || {
-            setsid()?;
-            let ready = std::os::fd::BorrowedFd::borrow_raw(ready);
-            fcntl(ready, FcntlArg::F_SETFD(FdFlag::empty()))?;
-            Ok(())
-        });
-    }
-    let child = command.spawn().map_err(|e| cannot(&program.display().to_string(), &e))?;
-    // The daemon's copy is then the only one: its end, whatever the reason, ends the reading.
-    drop(writer);
-    let pid = child.id();
-    let mut reader =
-        pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(|e| cannot("a pipe", &e))?;
-    let mut answer = String::new();
-    match tokio::time::timeout(START, reader.read_to_string(&mut answer)).await {
-        Ok(Ok(_)) if answer == READY => Ok(()),
-        Ok(Ok(_)) if answer.trim().is_empty() => Err(failed(last_words(logged_before))),
-        Ok(Ok(_)) => Err(not_started(&answer)),
-        Ok(Err(e)) => Err(cannot("reading its answer", &e)),
-        Err(_) => Err(failed(format!(
-            "process {pid} is not ready after {} s and goes on trying; its log is {}",
-            START.as_secs(),
-            log_path().display()
-        ))),
-    }
-}
-
-/// What a daemon that does not start has said.
-fn not_started(answer: &str) -> Error {
-    let wrong = |error: ApiError| match error.code.as_str() {
-        "rules" => {
-            let message = format!("the COI daemon does not start: {}", error.message);
-            Error::Refused(ApiError { message, ..error })
-        }
-        _ => Error::Start { why: error.message },
-    };
-    serde_json::from_str(answer).map_or_else(|_| Error::Start { why: answer.trim().to_owned() }, wrong)
-}
-
-fn open_log() -> io::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(audit::directory())?;
-    OpenOptions::new().create(true).append(true).mode(0o640).open(log_path())
-}
-
-/// Why a daemon died that did not say so to its starter.
-fn last_words(since: u64) -> String {
-    let log = fs::read(log_path()).unwrap_or_default();
-    let new = log.get(usize::try_from(since).unwrap_or(0)..).unwrap_or_default();
-    let end = String::from_utf8_lossy(&new[new.len().saturating_sub(LOG_END)..]);
-    match end.trim() {
-        "" => format!("it ended without a word; its log is {}", log_path().display()),
-        words => words.to_owned(),
     }
 }
 

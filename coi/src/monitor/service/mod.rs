@@ -5,12 +5,15 @@ pub mod api;
 mod calls;
 pub mod client;
 mod deed;
+pub mod detach;
 mod events;
+pub mod install;
 mod refusal;
 mod reload;
 mod server;
 pub mod stream;
 mod subject;
+mod systemd;
 mod watch;
 mod watches;
 
@@ -26,7 +29,7 @@ use std::time::Duration;
 pub struct Options {
     /// End when nothing has been watched for so long.
     pub idle_exit: Option<Duration>,
-    /// Where to write [`client::READY`] once it answers, or the reason why it does not; then closed.
+    /// Where to write [`detach::READY`] once it answers, or the reason why it does not; then closed.
     pub ready_fd: Option<OwnedFd>,
     /// A directory of rules to be added to those that are built in.
     pub rules: Option<PathBuf>,

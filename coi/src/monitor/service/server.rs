@@ -3,9 +3,12 @@
 //! It promises that it answers once its programs are loaded, and that they are gone when it ends.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write as _},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net,
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::{Duration, Instant},
@@ -15,6 +18,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     unistd::Uid,
 };
+use sd_notify::NotifyState;
 use tokio::{net::UnixListener, sync::Notify};
 
 use super::{
@@ -22,9 +26,10 @@ use super::{
     admission::{Peer, admin_group},
     api::{self, ApiError},
     calls::router,
-    client::READY,
     deed::Means,
+    detach::READY,
     reload::give_back,
+    systemd,
     watches::Service,
 };
 use crate::{
@@ -62,6 +67,17 @@ pub enum ServerError {
     /// The rules are wrong.
     #[error(transparent)]
     Rules(#[from] RuleFilesError),
+    /// Another one does, where systemd has the socket.
+    #[error(
+        "another COI daemon runs, which holds {lock}; end it first (`fuser {lock}` says which it is), this one is started again"
+    )]
+    Held {
+        /// The lock.
+        lock: PathBuf,
+    },
+    /// systemd has started it with something else than its socket.
+    #[error("{0}; see coi.socket")]
+    Activation(#[source] io::Error),
     /// The socket cannot be made.
     #[error("cannot listen on {socket}: {source}")]
     Listen {
@@ -103,12 +119,16 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     };
     let started = start(&options).await;
     match &started {
-        Ok(_) => say(READY),
+        Ok(_) => {
+            say(READY);
+            systemd::say(NotifyState::Ready);
+        }
         Err(error) => say(&format!("{}\n", serde_json::json!(error.told()))),
     }
     drop(ready);
-    let Started { service, listener, thread, lock } = started?;
+    let Started { service, listener, place, thread, lock } = started?;
     let result = serve(&service, listener, options.idle_exit).await;
+    systemd::say(NotifyState::Stopping);
     service.pipeline.stop();
     for entry in service.watches().values().filter(|entry| entry.over.is_none()) {
         entry.watching.detach("the daemon ends");
@@ -122,7 +142,9 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
         tracing::error!("the audit logs were not ended in order");
     }
     // Only after that may another daemon begin.
-    let _ = fs::remove_file(socket());
+    if !place.is_systemds {
+        let _ = fs::remove_file(place.path);
+    }
     drop(lock);
     result
 }
@@ -130,13 +152,64 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
 struct Started {
     service: Arc<Service>,
     listener: UnixListener,
+    place: Place,
     thread: std::thread::JoinHandle<()>,
     lock: Flock<fs::File>,
 }
 
 /// Where the daemon listens.
-fn socket() -> PathBuf {
-    std::env::var_os("COI_SOCKET").map_or_else(|| api::DEFAULT_SOCKET.into(), PathBuf::from)
+struct Place {
+    path: PathBuf,
+    /// systemd listens there, whether a daemon runs or not.
+    is_systemds: bool,
+}
+
+impl Place {
+    /// The place of systemd's socket, or the daemon's own.
+    fn new(systemds: Option<&net::UnixListener>) -> Self {
+        let path = systemds.and_then(|listener| Some(listener.local_addr().ok()?.as_pathname()?.to_owned()));
+        let is_systemds = path.is_some();
+        let own = || env::var_os("COI_SOCKET").map_or_else(|| api::DEFAULT_SOCKET.into(), PathBuf::from);
+        Self { path: path.unwrap_or_else(own), is_systemds }
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.path.with_extension("lock")
+    }
+
+    /// Waits for a daemon that is just ending; one that answers is left alone.
+    async fn take_lock(&self) -> Result<Flock<fs::File>, ServerError> {
+        let failed = |source| ServerError::Listen { socket: self.path.clone(), source };
+        fs::create_dir_all(self.path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        let mut file = fs::File::create(self.lock()).map_err(failed)?;
+        let deadline = Instant::now() + ENDING;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((file, _)) => file,
+            };
+            let is_over = Instant::now() > deadline;
+            if self.is_systemds && is_over {
+                return Err(ServerError::Held { lock: self.lock() });
+            }
+            if !self.is_systemds && (is_over || net::UnixStream::connect(&self.path).is_ok()) {
+                return Err(ServerError::Running { socket: self.path.clone() });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A socket of the daemon's own.
+    fn listen(&self) -> io::Result<net::UnixListener> {
+        // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
+        let _ = fs::remove_file(&self.path);
+        let listener = net::UnixListener::bind(&self.path)?;
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))?;
+        if let Some(group) = admin_group() {
+            chown(&self.path, None, Some(group.as_raw()))?;
+        }
+        Ok(listener)
+    }
 }
 
 async fn start(options: &Options) -> Result<Started, ServerError> {
@@ -144,12 +217,9 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     if !Uid::effective().is_root() {
         return Err(ServerError::NotRoot);
     }
-    let socket = socket();
-    let failed = |source| ServerError::Listen { socket: socket.clone(), source };
-    let directory = socket.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory).map_err(failed)?;
-    let lock = fs::File::create(socket.with_extension("lock")).map_err(failed)?;
-    let lock = take_lock(lock, &socket).await?;
+    let systemds = systemd::socket().map_err(ServerError::Activation)?;
+    let place = Place::new(systemds.as_ref());
+    let lock = place.take_lock().await?;
     priority::prefer_daemon();
     let set = Config::read(config.as_deref())?;
     let base = Base::of(&set, rules.as_deref())?;
@@ -159,13 +229,10 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let (pipeline, thread) = pipeline::start(sensor, recorder)?;
-    // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
-    let _ = fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).map_err(failed)?;
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    if let Some(group) = admin_group() {
-        chown(&socket, None, Some(group.as_raw())).map_err(failed)?;
-    }
+    let failed = |source| ServerError::Listen { socket: place.path.clone(), source };
+    let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
     let service = Arc::new(Service {
         pipeline,
         incus: incus::Client::from_env(),
@@ -182,23 +249,8 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     });
     give_back();
     let rules = service.rules.load(Ordering::Relaxed);
-    tracing::info!(socket = %socket.display(), rules, "ready");
-    Ok(Started { service, listener, thread, lock })
-}
-
-/// Waits for a daemon that is just ending; one that answers is left alone.
-async fn take_lock(mut file: fs::File, socket: &Path) -> Result<Flock<fs::File>, ServerError> {
-    let deadline = Instant::now() + ENDING;
-    loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, _)) => file,
-        };
-        if Instant::now() > deadline || std::os::unix::net::UnixStream::connect(socket).is_ok() {
-            return Err(ServerError::Running { socket: socket.to_owned() });
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    tracing::info!(socket = %place.path.display(), rules, "ready");
+    Ok(Started { service, listener, place, thread, lock })
 }
 
 async fn serve(
@@ -216,6 +268,7 @@ async fn serve(
         }
     };
     tokio::spawn(beat(Arc::downgrade(service)));
+    tokio::spawn(systemd::show_life(service.pipeline.clone()));
     let router = router(Arc::clone(service));
     let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>());
     // Viewers' streams have no end of their own, so the server is dropped rather than drained.

@@ -1,24 +1,37 @@
 //! `coi daemon`
 
+mod install;
+
+use std::ffi::OsString;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use jiff::SignedDuration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
 use super::{Code, Failure, Result};
-use crate::monitor::service::{self, Options};
+use crate::monitor::service::{self, Options, client, detach};
+use crate::ui;
 
 /// Watch, decide and answer: the one privileged service of a machine.
 ///
-/// `coi run` and `coi shell` start it when root and absent. RUST_LOG says how much it tells on standard
-/// error (info).
+/// It stays in the foreground unless told otherwise; `coi daemon install` has systemd run it. `coi run` and `coi shell`
+/// start it when root and absent. RUST_LOG says how much it tells on standard error (info).
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sudo coi daemon\n  sudo coi daemon --idle-exit 30s")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  sudo coi daemon install\n  sudo coi daemon --detach\n  sudo coi daemon --idle-exit 30s"
+)]
 pub(super) struct Daemon {
+    #[command(subcommand)]
+    act: Option<Act>,
+    /// Go on in the background once it answers, or say why it does not. For machines without systemd.
+    #[arg(long, conflicts_with = "ready_fd")]
+    detach: bool,
     /// End when nothing has been watched for so long, such as 30s or 5m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     idle_exit: Option<Duration>,
@@ -36,8 +49,22 @@ pub(super) struct Daemon {
     record: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Act {
+    Install(install::Install),
+    Uninstall(install::Uninstall),
+}
+
 impl Daemon {
     pub(super) async fn execute(self) -> Result {
+        match self.act {
+            Some(Act::Install(install)) => return install.execute(),
+            Some(Act::Uninstall(uninstall)) => return uninstall.execute(),
+            None => {}
+        }
+        if self.detach {
+            return self.go_on_alone().await;
+        }
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -47,6 +74,32 @@ impl Daemon {
         let ready_fd = self.ready_fd.map(inherited).transpose()?;
         let Self { idle_exit, rules, config, record, .. } = self;
         service::run(Options { idle_exit, ready_fd, rules, config, record }).await?;
+        Ok(Code::OK)
+    }
+
+    /// Starts another that does not end with this one's terminal.
+    async fn go_on_alone(self) -> Result {
+        if !geteuid().is_root() {
+            return Err(Failure::NotRoot { what: "the daemon", again: "coi daemon --detach".into() });
+        }
+        let mut arguments: Vec<OsString> = Vec::new();
+        if let Some(limit) = self.idle_exit {
+            arguments.extend(["--idle-exit".into(), format!("{}s", limit.as_secs_f64()).into()]);
+        }
+        for (option, path) in [("--rules", self.rules), ("--config", self.config), ("--record", self.record)]
+        {
+            if let Some(path) = path {
+                // It works in another directory.
+                let path = std::path::absolute(&path).map_err(Failure::system(path.display().to_string()))?;
+                arguments.extend([option.into(), path.into()]);
+            }
+        }
+        let pid = detach::start(&arguments).await?;
+        let socket = client::Client::from_env().socket().display().to_string();
+        ui::err(&format!(
+            "coi: the daemon answers on {socket}; process {pid}, its log is {}",
+            detach::log_path().display()
+        ));
         Ok(Code::OK)
     }
 }
