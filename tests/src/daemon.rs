@@ -38,6 +38,8 @@ pub struct Daemon {
     child: Mutex<Option<Child>>,
     /// What it was started with.
     arguments: Vec<String>,
+    /// What runs it, if it is not run as it is.
+    launcher: String,
     /// It was killed: its recordings end in the middle.
     was_killed: AtomicBool,
     dir: TempDir,
@@ -52,7 +54,13 @@ impl Daemon {
     fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("coi-e2e-daemon-").tempdir().unwrap();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { child: Mutex::new(None), arguments, was_killed: AtomicBool::new(false), dir }
+        Self {
+            child: Mutex::new(None),
+            arguments,
+            launcher: String::new(),
+            was_killed: AtomicBool::new(false),
+            dir,
+        }
     }
 
     /// Starts one, and waits until it answers.
@@ -65,6 +73,14 @@ impl Daemon {
         let daemon = Self::with(arguments);
         let answer = daemon.spawn(missing);
         assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
+        daemon
+    }
+
+    /// Starts one by way of another program, such as `setpriv --no-new-privs`.
+    pub fn start_by(launcher: &str) -> Self {
+        let mut daemon = Self::with(&[]);
+        launcher.clone_into(&mut daemon.launcher);
+        assert_eq!(daemon.spawn(&[]), "ready", "the daemon does not start: {}", daemon.log());
         daemon
     }
 
@@ -85,7 +101,7 @@ impl Daemon {
         // `--ready-fd` asks for a descriptor that is inherited; a shell makes one without unsafe code. With nothing
         // to watch it ends by itself, should the test be killed.
         let line = "if [ -n \"$TYPES\" ]; then mount --bind \"$TYPES\" /sys/kernel/btf/vmlinux || exit; fi
-                    exec \"$0\" daemon --idle-exit 10m --ready-fd 3 --record \"$RECORDINGS\" \"$@\" 3>&1 >&2";
+                    exec $LAUNCHER \"$0\" daemon --idle-exit 10m --ready-fd 3 --record \"$RECORDINGS\" \"$@\" 3>&1 >&2";
         let mut command = if missing.is_empty() {
             Command::new("sh")
         } else {
@@ -97,7 +113,7 @@ impl Daemon {
             unshare
         };
         command.args(["-c", line]).arg(program()).args(&self.arguments);
-        command.env("RECORDINGS", self.recordings());
+        command.env("LAUNCHER", &self.launcher).env("RECORDINGS", self.recordings());
         self.point(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
@@ -124,7 +140,8 @@ impl Daemon {
         command
     }
 
-    fn point(&self, command: &mut Command) {
+    /// Has a program talk to this daemon, or be it.
+    pub fn point(&self, command: &mut Command) {
         command.env("COI_SOCKET", self.socket()).env("COI_LOG_DIR", self.logs());
         command.env("COI_STATE_DIR", self.dir.path().join("state"));
         // Whoever runs the tests has rules of their own, perhaps.

@@ -94,6 +94,12 @@ impl Coi {
         Self::with(Arc::new(Daemon::start_without(missing, arguments)), turn)
     }
 
+    /// With a daemon for this test alone that another program starts.
+    pub fn with_daemon_by(launcher: &str) -> Self {
+        let turn = Turn::take();
+        Self::with(Arc::new(Daemon::start_by(launcher)), turn)
+    }
+
     /// Without a daemon; the product may start one, for this test alone.
     pub fn without_daemon() -> Self {
         let turn = Turn::take();
