@@ -7,6 +7,7 @@
 mod btf;
 mod calls;
 pub mod decode;
+pub mod fill;
 mod holes;
 mod programs;
 
@@ -29,7 +30,10 @@ use nix::{
 };
 pub use programs::AttachError;
 
-use self::decode::{Body, RawEvent};
+use self::{
+    decode::{Body, RawEvent},
+    fill::Fill,
+};
 use crate::monitor::service::api::Hole;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/coi-ebpf.o"));
@@ -191,6 +195,18 @@ impl Sensor {
             reached: 0,
             _ebpf: ebpf,
         })
+    }
+
+    /// How full the rings are, by name; of which that cannot be said, it is not.
+    pub fn fills(&self) -> Vec<(&'static str, Fill)> {
+        let of = |(name, ring)| match Fill::of(ring) {
+            Ok(fill) => Some((name, fill)),
+            Err(error) => {
+                tracing::warn!(%error, name, "how full a ring is will not be known");
+                None
+            }
+        };
+        [("priority", &self.priority), ("bulk", &self.bulk)].into_iter().filter_map(of).collect()
     }
 
     /// The names of what is attached.
