@@ -195,6 +195,13 @@ pub struct StartError(#[from] std::io::Error);
 pub struct Ended;
 
 impl Handle {
+    /// To a pipeline that has ended.
+    #[cfg(any(test, fuzzing))]
+    pub fn ended() -> Self {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap_or_else(|error| panic!("{error}"));
+        Self { commands: std_mpsc::channel().0, wake: Arc::new(wake) }
+    }
+
     fn send(&self, command: Command) -> Result<(), Ended> {
         self.commands.send(command).map_err(|_| Ended)?;
         self.wake.write(1).map(drop).map_err(|_| Ended)

@@ -145,6 +145,7 @@ mod tests {
             name: "coi-1a2b3c4d-1".into(),
             subject: Subject::Container { name: "coi-1a2b3c4d-1".into() },
             respond: true,
+            owner: 0,
             state: WatchState::Killed,
             audit: "/var/log/coi/coi-1a2b3c4d-1.jsonl".into(),
             last_action: None,

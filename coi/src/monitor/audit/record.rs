@@ -371,6 +371,13 @@ impl Record {
         Json::Object(self.object)
     }
 
+    /// What stands under a name of the schema, such as `rule.id`.
+    pub fn get(&self, name: &str) -> Option<&Json> {
+        let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+        let part = self.object.get(first)?;
+        rest.split('.').filter(|key| !key.is_empty()).try_fold(part, |part, key| part.get(key))
+    }
+
     /// As a viewer is shown it: a line of JSON without a place in a log.
     pub fn line(&self) -> String {
         let mut line = visible(Json::Object(self.object.clone()).to_string());

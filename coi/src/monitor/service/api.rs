@@ -1,27 +1,16 @@
 //! What the daemon and its clients say to each other: JSON over HTTP on a unix socket, below `/v1`.
 //!
-//! | call | body | answer |
-//! |---|---|---|
-//! | `GET /v1/status` | | [`Status`] |
-//! | `GET /v1/watches` | | `[`[`Watch`]`]` |
-//! | `POST /v1/watches` | [`WatchRequest`] | [`Watch`], once armed |
-//! | `GET /v1/watches/{name}` | | [`Watch`], also for some minutes after its end |
-//! | `DELETE /v1/watches/{name}` | | [`Watch`] as it was |
-//! | `POST /v1/watches/{name}/freeze` | | [`Watch`] |
-//! | `POST /v1/watches/{name}/unfreeze` | | [`Watch`]; what rules did to it is undone: it goes on, with its network |
-//! | `POST /v1/watches/{name}/kill` | | [`Watch`], once gone |
-//! | `POST /v1/rules/reload` | | [`Reloaded`]; if a file of the machine is wrong, the old rules stay in force |
-//! | `GET /v1/events?watch=NAME` | | one JSON object per line, without end; see [`crate::monitor::audit`] |
-//!
-//! With `&form=recording` the lines are those of a recording, see [`crate::monitor::rules::recording`].
-//!
-//! A failure is an [`ApiError`] with a status of 400 or above.
+//! The calls are listed in [`super::calls`], of which docs/api.md is made. A failure is an [`ApiError`] with a status of 400
+//! or above.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::rules::{OwnRules, Severity};
+use crate::monitor::{
+    event::EventKind,
+    rules::{Action, Origin, OwnRules, Rule, Severity},
+};
 
 /// Where the daemon listens unless `COI_SOCKET` names another place.
 pub const DEFAULT_SOCKET: &str = "/run/coi/coi.sock";
@@ -165,6 +154,9 @@ pub struct Watch {
     pub respond: bool,
     /// Its state.
     pub state: WatchState,
+    /// The uid of whom it belongs to.
+    #[serde(default)]
+    pub owner: u32,
     /// Its audit log on the host.
     pub audit: PathBuf,
     /// The gravest action since the last unfreeze.
@@ -213,6 +205,46 @@ pub struct Status {
     pub watches: usize,
 }
 
+/// A rule, as it is in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleInForce {
+    /// Its id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// How grave it is.
+    pub severity: Severity,
+    /// What is done when it fires.
+    pub action: Action,
+    /// Does it count?
+    pub enabled: bool,
+    /// The kinds of events that it looks at.
+    pub events: Vec<&'static str>,
+    /// ATT&CK techniques.
+    pub attack: Vec<String>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The file that it is in.
+    pub file: String,
+}
+
+impl RuleInForce {
+    /// As it is told.
+    pub fn of(rule: &Rule) -> Self {
+        Self {
+            id: rule.id.clone(),
+            title: rule.title.clone(),
+            severity: rule.severity,
+            action: rule.action(),
+            enabled: rule.enabled,
+            events: rule.kinds.iter().map(EventKind::name).collect(),
+            attack: rule.attack.clone(),
+            origin: rule.origin,
+            file: rule.file().to_owned(),
+        }
+    }
+}
+
 /// The rules were read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -248,7 +280,7 @@ pub struct Hole {
 /// A call that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {
-    /// For programs: `not_found`, `bad_request`, `incus`, `rules`, `denied`, `internal`.
+    /// For programs: `not_found`, `bad_request`, `incus`, `rules`, `denied`, `busy`, `internal`.
     pub code: String,
     /// For people: what happened, to what, and what to do.
     pub message: String,

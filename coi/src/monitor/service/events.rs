@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Query, State},
     response::{IntoResponse, Response},
@@ -10,7 +11,7 @@ use axum::{
 use futures_util::stream::{self, StreamExt as _};
 use serde::Deserialize;
 
-use super::{refusal::Refusal, watches::Service};
+use super::{admission::Caller, refusal::Refusal, watches::Service};
 use crate::monitor::{
     audit::Record,
     pipeline::Watched,
@@ -41,9 +42,10 @@ pub(super) enum Form {
 /// Lines from now on; the first ones are the coverage and the watch's state, so that a viewer knows it is there.
 pub(super) async fn events(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<EventsQuery>,
 ) -> Result<Response, Refusal> {
-    let watching = service.find(&query.watch)?;
+    let watching = service.find(&query.watch, &caller)?;
     let view = watching.watched.viewers.join(query.form != Form::Alerts);
     let onlooker = match query.form {
         Form::Alerts => None,

@@ -2,18 +2,26 @@
 
 mod admission;
 pub mod api;
+mod as_user;
 mod calls;
 pub mod client;
+mod connections;
 mod deed;
 pub mod detach;
 mod events;
 pub mod install;
+mod ledger;
+mod metrics;
+#[cfg(test)]
+mod reference;
 mod refusal;
 mod reload;
 mod server;
 pub mod stream;
 mod subject;
 mod systemd;
+#[cfg(any(test, fuzzing))]
+pub mod unmonitored;
 mod watch;
 mod watches;
 

@@ -42,6 +42,10 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
+    pub(super) fn denied(message: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "denied", message)
+    }
+
     pub(super) fn internal(message: String) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }

@@ -53,13 +53,13 @@ impl Service {
             .collect();
         // What is denied is refused before its rules judge it.
         for (watched, rules) in &rules {
-            if let Ok(watching) = self.find(&watched.container.name) {
+            if let Some(watching) = self.named(&watched.container.name) {
                 watching.deny_by(rules.set.denied()).await?;
             }
         }
         self.pipeline.use_rules(rules).await??;
         for (watched, in_force) in told {
-            if let Ok(watching) = self.find(&watched.container.name) {
+            if let Some(watching) = self.named(&watched.container.name) {
                 watching.record(Record::rules(&watched.container, by, &in_force));
             }
         }

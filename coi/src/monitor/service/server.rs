@@ -5,10 +5,7 @@
 use std::{
     env, fs,
     io::{self, Write as _},
-    os::unix::{
-        fs::{PermissionsExt as _, chown},
-        net,
-    },
+    os::unix::{fs::PermissionsExt as _, net},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::{Duration, Instant},
@@ -23,9 +20,9 @@ use tokio::{net::UnixListener, sync::Notify};
 
 use super::{
     Options,
-    admission::{Peer, admin_group},
     api::{self, ApiError},
     calls::router,
+    connections::{self, Places},
     deed::Means,
     detach::READY,
     reload::give_back,
@@ -204,10 +201,8 @@ impl Place {
         // A socket that nobody listens on is left by a daemon that was killed; the lock says it is gone.
         let _ = fs::remove_file(&self.path);
         let listener = net::UnixListener::bind(&self.path)?;
-        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))?;
-        if let Some(group) = admin_group() {
-            chown(&self.path, None, Some(group.as_raw()))?;
-        }
+        // Everybody may ask; who it is, and what that one may, is in [`super::admission`].
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o666))?;
         Ok(listener)
     }
 }
@@ -228,6 +223,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
+    let rings = sensor.fills();
     let (pipeline, thread) = pipeline::start(sensor, recorder)?;
     let failed = |source| ServerError::Listen { socket: place.path.clone(), source };
     let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
@@ -239,10 +235,13 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         watches: Mutex::default(),
         programs,
         holes,
+        rings,
         rules: base.count().into(),
         base: base.into(),
         logs,
         means,
+        ledger: Arc::default(),
+        places: Arc::new(Places::default()),
         rule_files: rules.clone(),
         config: config.clone(),
         changed: Notify::new(),
@@ -270,7 +269,7 @@ async fn serve(
     tokio::spawn(beat(Arc::downgrade(service)));
     tokio::spawn(systemd::show_life(service.pipeline.clone()));
     let router = router(Arc::clone(service));
-    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>());
+    let server = connections::answer(listener, router, Arc::clone(&service.places));
     // Viewers' streams have no end of their own, so the server is dropped rather than drained.
     tokio::select! {
         result = server => result.map_err(ServerError::Start),

@@ -2,15 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use axum::http::StatusCode;
 
-use super::{api::WatchRequest, refusal::Refusal, watches::Service};
+use super::{
+    admission::Caller, api::WatchRequest, as_user::open_directory, refusal::Refusal, watches::Service,
+};
 use crate::{
     incus,
     monitor::{
@@ -140,26 +143,32 @@ pub(super) fn incus_pid(incus: &incus::Client) -> Option<u32> {
     u32::try_from(peer.pid()).ok()
 }
 
-/// How the kernel side recognises the workspace.
-pub(super) fn workspace_scope(path: &Path) -> Result<coi_common::Scope, Refusal> {
-    let metadata = fs::metadata(path).map_err(|error| {
+/// How the kernel side recognises the workspace, which is opened as who names it.
+pub(super) async fn workspace_scope(path: PathBuf, caller: &Caller) -> Result<coi_common::Scope, Refusal> {
+    let (opened, caller) = (path.clone(), caller.clone());
+    let scope = move || {
+        let directory = open_directory(opened, &caller)?;
+        let metadata = directory.metadata()?;
+        let (major, minor) = filesystem_device(&directory)
+            .unwrap_or((nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev())));
+        Ok(coi_common::Scope {
+            workspace_inode: metadata.ino(),
+            // `include/linux/kdev_t.h`
+            workspace_device: (major as u32) << 20 | minor as u32,
+            ..Default::default()
+        })
+    };
+    let scope =
+        tokio::task::spawn_blocking(scope).await.map_err(|error| Refusal::internal(error.to_string()))?;
+    scope.map_err(|error: io::Error| {
         Refusal::bad_request(format!("the workspace {} cannot be used: {error}", path.display()))
-    })?;
-    let (major, minor) = filesystem_device(path)
-        .unwrap_or((nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev())));
-    Ok(coi_common::Scope {
-        workspace_inode: metadata.ino(),
-        // `include/linux/kdev_t.h`
-        workspace_device: (major as u32) << 20 | minor as u32,
-        ..Default::default()
     })
 }
 
 /// The device number of the file system a path is on, as the kernel itself numbers it: where stat(2) gives
 /// each subvolume a number of its own (btrfs), mountinfo does not.
-pub(super) fn filesystem_device(path: &Path) -> Option<(u64, u64)> {
+pub(super) fn filesystem_device(directory: &File) -> Option<(u64, u64)> {
     use std::os::fd::AsRawFd as _;
-    let directory = fs::File::open(path).ok()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

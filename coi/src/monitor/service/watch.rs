@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
 use super::deed::{Deed, Means, Proof};
+use super::ledger::Ledger;
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
@@ -36,11 +37,12 @@ pub(super) struct Watching {
     network: Arc<Network>,
     means: Arc<Means>,
     /// Whose container it is.
-    owner: u32,
+    pub(super) owner: u32,
     /// It ends with its container.
     pub(super) ephemeral: bool,
     /// What cannot be seen of it.
     pub(super) holes: Vec<Hole>,
+    ledger: Arc<Ledger>,
     audit: PathBuf,
     /// `None` when it is over.
     log: Mutex<Option<Log>>,
@@ -68,6 +70,7 @@ impl Watching {
         log: Log,
         means: Arc<Means>,
         holes: Vec<Hole>,
+        ledger: Arc<Ledger>,
     ) -> Self {
         Self {
             watched,
@@ -78,6 +81,7 @@ impl Watching {
             holes,
             owner: log.owner(),
             means,
+            ledger,
             audit: log.path().to_owned(),
             log: Mutex::new(Some(log)),
             now: Mutex::new(Now {
@@ -100,6 +104,7 @@ impl Watching {
             subject: self.subject.clone(),
             respond: self.watched.respond.load(Ordering::Relaxed),
             state: now.state,
+            owner: self.owner,
             audit: self.audit.clone(),
             last_action: now.last_action.clone(),
             network_cut: self.network.is_cut(),
@@ -225,6 +230,7 @@ impl Watching {
 
     /// Has a record written that says nothing to who looks on.
     fn write(&self, record: Record) {
+        self.ledger.enter(self.owner, &self.watched.container.name, &record);
         if let Some(log) = &*self.log() {
             log.append(record);
         }
@@ -307,7 +313,9 @@ impl Watching {
                     let _ = reply.send(self.obey(order, by, &pipeline).await);
                 }
                 Note::Unsaid(unsaid) => {
-                    for (rule, Counters { suppressed, evicted }) in unsaid {
+                    for (rule, counters) in unsaid {
+                        self.ledger.unsaid(counters);
+                        let Counters { suppressed, evicted } = counters;
                         let why = format!(
                             "rule {}: {suppressed} more alerts were not repeated, {evicted} subjects were forgotten for want of room",
                             rule.id

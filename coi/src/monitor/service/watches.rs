@@ -5,15 +5,21 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use super::{
+    admission::{ADMIN_GROUP, Caller},
     api::{Hole, Subject, Watch, WatchRequest, WatchState},
+    connections::Places,
     deed::Means,
+    ledger::Ledger,
     refusal::Refusal,
     reload::give_back,
     subject::{find_cgroup, workspace_scope},
@@ -30,6 +36,7 @@ use crate::{
         pipeline::{self, Note, Order, Watched},
         rules::OwnRules,
         seccomp,
+        sensor::fill::Fill,
         viewers::Viewers,
     },
 };
@@ -46,6 +53,8 @@ pub(super) struct Service {
     pub(super) watches: Mutex<HashMap<String, Entry>>,
     pub(super) programs: Vec<String>,
     pub(super) holes: Vec<Hole>,
+    /// How full the kernel's rings are.
+    pub(super) rings: Vec<(&'static str, Fill)>,
     /// The rules of the machine. It is held for reading while a watch begins, so that none begins by rules that are
     /// just being replaced, and for writing while they are: one reload at a time.
     pub(super) base: RwLock<Base>,
@@ -54,6 +63,8 @@ pub(super) struct Service {
     pub(super) logs: Arc<Logs>,
     /// What all watches act with.
     pub(super) means: Arc<Means>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) places: Arc<Places>,
     /// Where they come from.
     pub(super) rule_files: Option<PathBuf>,
     pub(super) config: Option<PathBuf>,
@@ -71,19 +82,53 @@ impl Service {
     pub(super) fn watches(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Entries are only put in and taken out whole.
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches.retain(|_, entry| entry.over.is_none_or(|over| over.elapsed() < REMEMBERED));
+        watches.retain(|_, entry| {
+            let stays = entry.over.is_none_or(|over| over.elapsed() < REMEMBERED);
+            if !stays {
+                self.ledger.keep(&entry.watching.watched.counts.by_kind());
+            }
+            stays
+        });
         watches
     }
 
-    /// A watch by name, also one that is over.
-    pub(super) fn find(&self, name: &str) -> Result<Arc<Watching>, Refusal> {
-        let watches = self.watches();
-        let entry = watches.get(name).ok_or_else(|| {
+    /// A watch by name, also one that is over, if the caller may see it. Who may not learns no more than of one that is not
+    /// there.
+    pub(super) fn find(&self, name: &str, caller: &Caller) -> Result<Arc<Watching>, Refusal> {
+        let found = self.named(name).filter(|watching| caller.may_see(watching.owner));
+        found.ok_or_else(|| {
+            let whose = if caller.is_admin() { "" } else { ", or not yours" };
             Refusal::not_found(format!(
-                "{name} is not watched; see `coi list`, or watch it: coi monitor --attach {name}"
+                "{name} is not watched{whose}; see `coi list`, or watch it: coi monitor --attach {name}"
             ))
-        })?;
-        Ok(Arc::clone(&entry.watching))
+        })
+    }
+
+    /// A watch by name, also one that is over.
+    pub(super) fn named(&self, name: &str) -> Option<Arc<Watching>> {
+        self.watches().get(name).map(|entry| Arc::clone(&entry.watching))
+    }
+
+    /// Whether anything that is watched, or was a moment ago, belongs to this user.
+    pub(super) fn is_owner(&self, uid: u32) -> bool {
+        self.watches().values().any(|entry| entry.watching.owner == uid)
+    }
+
+    /// The watches that are not over and that the caller may see.
+    pub(super) fn seen_by(&self, caller: &Caller) -> Vec<Arc<Watching>> {
+        let mut seen = self.live();
+        seen.retain(|watching| caller.may_see(watching.owner));
+        seen
+    }
+
+    /// The watches that there are, those that are over among them.
+    pub(super) fn all(&self) -> Vec<Arc<Watching>> {
+        self.watches().values().map(|entry| Arc::clone(&entry.watching)).collect()
+    }
+
+    /// How many of the machine's rules are in force.
+    pub(super) fn rule_count(&self) -> usize {
+        self.rules.load(Ordering::Relaxed)
     }
 
     /// Ends when there has been nothing to watch for so long; never without a limit.
@@ -99,11 +144,19 @@ impl Service {
         }
     }
 
-    pub(super) async fn watch(self: &Arc<Self>, request: WatchRequest, by: u32) -> Result<Watch, Refusal> {
+    /// Watches from now on, for this caller.
+    pub(super) async fn watch(
+        self: &Arc<Self>,
+        request: WatchRequest,
+        caller: &Caller,
+    ) -> Result<Watch, Refusal> {
+        self.check_claim(&request.subject, None, caller)?;
+        let by = caller.uid;
         let found = match &request.subject {
             Subject::Container { name } => self.find_container(name, &request).await?,
             Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
         };
+        self.check_claim(&request.subject, Some(&found.id), caller)?;
         let running = self
             .watches()
             .get(&found.name)
@@ -120,7 +173,12 @@ impl Service {
             // Another container has its name now.
             self.end(&running).await?;
         }
-        let workspace = found.workspace.as_deref().map(workspace_scope).transpose()?;
+        let workspace = match found.workspace {
+            // Incus's own word is not the caller's.
+            Some(path) if request.workspace.is_none() => Some(workspace_scope(path, &Caller::root()).await?),
+            Some(path) => Some(workspace_scope(path, caller).await?),
+            None => None,
+        };
         let base = self.base.read().await;
         let (own, rules) = self.rules_for(&base, request.rules).await?;
         let (notes, inbox) = mpsc::channel(NOTES);
@@ -155,6 +213,7 @@ impl Service {
             log,
             Arc::clone(&self.means),
             self.left_open(&found.config),
+            Arc::clone(&self.ledger),
         ));
         if request.respond {
             watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await?;
@@ -179,7 +238,9 @@ impl Service {
             }
         };
         let entry = Entry { watching: Arc::clone(&watching), over: None };
-        self.watches().insert(found.name, entry);
+        if let Some(before) = self.watches().insert(found.name, entry) {
+            self.ledger.keep(&before.watching.watched.counts.by_kind());
+        }
         drop(base);
         self.changed.notify_waiters();
         let (ended, mut over) = mpsc::channel(1);
@@ -193,6 +254,22 @@ impl Service {
             }
         });
         Ok(watching.describe())
+    }
+
+    /// Who is no administrator may ask again for what is theirs, and for nothing else: nobody becomes a container's owner
+    /// by asking for it. `id` is the container's, once it is known; until then nobody is asked about it.
+    fn check_claim(&self, subject: &Subject, id: Option<&str>, caller: &Caller) -> Result<(), Refusal> {
+        let Subject::Container { name } = subject else { return Ok(()) };
+        let is_theirs = |watching: &Arc<Watching>| {
+            watching.owner == caller.uid && id.is_none_or(|id| watching.watched.container.id == id)
+        };
+        if caller.is_admin() || self.named(name).as_ref().is_some_and(is_theirs) {
+            return Ok(());
+        }
+        Err(Refusal::denied(format!(
+            "{name} is not watched, or not yours; only root and members of the group {ADMIN_GROUP} may have other \
+             containers watched"
+        )))
     }
 
     /// The rules for a watch that brings these: those of another that has brought the same, or new ones.
@@ -230,10 +307,15 @@ impl Service {
     }
 
     /// Has a watch's task do what a person wants: in order, so after every freeze that was decided before.
-    pub(super) async fn order(&self, name: &str, order: Order, by: u32) -> Result<Watch, Refusal> {
-        let watching = self.find(name)?;
+    pub(super) async fn order(&self, name: &str, order: Order, caller: &Caller) -> Result<Watch, Refusal> {
+        let watching = self.find(name, caller)?;
         let (reply, done) = oneshot::channel();
-        watching.watched.notes.send(Note::Order(order, by, reply)).await.map_err(|_| pipeline::Ended)?;
+        watching
+            .watched
+            .notes
+            .send(Note::Order(order, caller.uid, reply))
+            .await
+            .map_err(|_| pipeline::Ended)?;
         done.await.map_err(|_| pipeline::Ended)??;
         Ok(watching.describe())
     }
