@@ -23,9 +23,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{UnixListener, UnixStream},
-    time::{Sleep, sleep},
+    sync::Semaphore,
+    time::{Sleep, sleep, timeout},
 };
 
 use super::admission::Caller;
@@ -51,11 +52,22 @@ const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicatio
     content-length: 96\r\n\r\n{\"code\":\"busy\",\"message\":\"too many connections to COI's daemon are open; \
     close some, try again\"}";
 
+/// How many of those for whom there is none are told so at once, and how long that may take.
+const DOOR: usize = 32;
+const DOOR_TIME: Duration = Duration::from_secs(1);
+
 /// The places.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Places {
     taken: Mutex<HashMap<u32, usize>>,
+    door: Arc<Semaphore>,
     refused: AtomicU64,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { taken: Mutex::default(), door: Arc::new(Semaphore::new(DOOR)), refused: AtomicU64::new(0) }
+    }
 }
 
 impl Places {
@@ -135,10 +147,25 @@ pub(super) async fn answer(listener: UnixListener, router: Router, places: Arc<P
                     }
                 });
             }
-            // Who does not read it at once has to do without.
-            None => drop(stream.try_write(BUSY.as_bytes())),
+            None => {
+                // As far as these few places go; whoever floods is not owed an answer.
+                if let Ok(place) = Arc::clone(&places.door).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        let _place = place;
+                        // Who does not wait for it does without.
+                        let _ = timeout(DOOR_TIME, turn_away(stream)).await;
+                    });
+                }
+            }
         }
     }
+}
+
+/// Says that there is no place, and lets the other end read it: closed with something unread, it would be lost.
+async fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    stream.write_all(BUSY.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(HEAD_SIZE as u64), &mut tokio::io::sink()).await.map(drop)
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
@@ -246,8 +273,6 @@ impl AsyncWrite for Patience {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
     use super::*;
 
     #[test]
@@ -275,6 +300,18 @@ mod tests {
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
         let error: super::super::api::ApiError = serde_json::from_str(body).unwrap();
         assert_eq!(error.code, "busy");
+    }
+
+    #[tokio::test]
+    async fn who_has_sent_something_reads_it_all_the_same() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        here.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let turned = tokio::spawn(turn_away(there));
+        let mut answer = String::new();
+        here.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, BUSY);
+        drop(here);
+        turned.await.unwrap().unwrap();
     }
 
     /// A router that answers much, and one end of a connection to it.
