@@ -142,7 +142,7 @@ pub(super) async fn answer(listener: UnixListener, router: Router, places: Arc<P
                     match Caller::of(&stream).await {
                         Ok(caller) => serve(stream, router, caller).await,
                         Err(error) => {
-                            tracing::warn!(%error, "who has connected is not known, and not answered")
+                            tracing::warn!(%error, "who has connected is not known, and not answered");
                         }
                     }
                 });
