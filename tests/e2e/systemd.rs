@@ -140,8 +140,9 @@ impl Service {
     fn end(mut self) {
         let daemon = self.daemon.take().unwrap();
         daemon.signal(Signal::SIGTERM);
-        daemon.finish().expect(0);
         while self.hear() != "STOPPING=1" {}
+        // From here on nobody listens, which keeps it from nothing.
+        daemon.finish().expect(0);
         assert!(self.place.socket().exists(), "the socket is systemd's, and is gone");
     }
 }
@@ -213,7 +214,7 @@ fn it_goes_on_without_its_starter() {
     coi.coi(&["daemon", "--detach"]).expect(4).says("a COI daemon runs already");
 
     let elsewhere = Coi::without_daemon();
-    fs::write(elsewhere.workspace().join("wrong.toml"), "[sensr]\n").unwrap();
+    fs::write(elsewhere.workspace().join("wrong.toml"), "[audi]\n").unwrap();
     let ended = elsewhere.coi(&["daemon", "--detach", "--config", "wrong.toml"]).expect(6);
-    ended.says("the COI daemon does not start").says("did you mean `sensor`?");
+    ended.says("the COI daemon does not start").says("did you mean `audit`?");
 }

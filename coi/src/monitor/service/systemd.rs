@@ -13,6 +13,7 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
 
 use crate::monitor::pipeline;
 
@@ -41,11 +42,13 @@ pub(super) fn socket() -> io::Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
-/// Says how the daemon is.
-pub(super) fn say(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd cannot be told how the daemon is");
-    }
+/// Says how the daemon is. Who listens may be slow to: only who awaits the answer waits for that.
+pub(super) fn say(state: NotifyState<'static>) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!(%error, "systemd cannot be told how the daemon is");
+        }
+    })
 }
 
 /// Gives signs of life as long as the monitor's thread answers.
@@ -58,6 +61,8 @@ pub(super) async fn show_life(pipeline: pipeline::Handle) {
             tracing::error!("nothing is monitored; systemd is left to start another daemon");
             return;
         }
-        say(NotifyState::Watchdog);
+        if let Err(error) = say(NotifyState::Watchdog).await {
+            tracing::warn!(%error, "systemd cannot be told that the daemon lives");
+        }
     }
 }
