@@ -57,14 +57,14 @@ fn the_daemon_is_killed() {
     let run = coi.start(&["run", "--image", TINY, "--", "sh", "-c", &script]);
     let here = here.reached();
     coi.daemon().kill();
-    // The command line has another one started, which then watches the same container.
+    // The command line has another one started, which finds the watch again before it answers.
     eventually("another daemon watches it", || {
         coi.daemon().pid().is_some() && coi.ask(&format!("/v1/watches/{name}")).0 == 200
     });
     here.open();
     go.reached().open();
-    let ended = run.finish().says("is watched again");
-    coi.assert_killed(ended, "reverse-shell-socket");
+    // Whether the command line looks on again before the attack is over or finds it over, it says what became of it.
+    coi.assert_killed(run.finish(), "reverse-shell-socket");
 }
 
 fn pid(pid: Pid) -> i64 {

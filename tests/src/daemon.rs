@@ -42,6 +42,8 @@ pub struct Daemon {
     launcher: String,
     /// It was killed: its recordings end in the middle.
     was_killed: AtomicBool,
+    /// Where it finds Incus, if not where the tests do.
+    incus: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -59,6 +61,7 @@ impl Daemon {
             arguments,
             launcher: String::new(),
             was_killed: AtomicBool::new(false),
+            incus: None,
             dir,
         }
     }
@@ -66,6 +69,15 @@ impl Daemon {
     /// Starts one, and waits until it answers.
     pub fn start(arguments: &[&str]) -> Self {
         Self::start_without(&[], arguments)
+    }
+
+    /// Starts one that finds Incus at this socket.
+    pub fn start_with_incus(incus: &Path, arguments: &[&str]) -> Self {
+        let mut daemon = Self::with(arguments);
+        daemon.incus = Some(incus.to_owned());
+        let answer = daemon.spawn(&[]);
+        assert_eq!(answer, "ready", "the daemon does not start: {}", daemon.log());
+        daemon
     }
 
     /// Starts one on a kernel that has nothing of these names, such as `btf_trace_sock_send_length`.
@@ -115,6 +127,9 @@ impl Daemon {
         command.args(["-c", line]).arg(program()).args(&self.arguments);
         command.env("LAUNCHER", &self.launcher).env("RECORDINGS", self.recordings());
         self.point(&mut command);
+        if let Some(incus) = &self.incus {
+            command.env("INCUS_SOCKET", incus);
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let answer = lines(child.stdout.take().unwrap()).recv_timeout(DEADLINE).unwrap_or_default();
         *self.child.lock().unwrap() = Some(child);
@@ -164,8 +179,10 @@ impl Daemon {
             let told = alerts(&records)
                 .map(|alert| [&alert["coi"]["clock"], &alert["rule"]["id"], &alert["coi"]["message"]]);
             // A container that was watched twice has one log and two recordings.
-            let recordings = (1..).map(|number| self.recordings().join(format!("{stem}.{number}.jsonl")));
-            let recordings: Vec<_> = recordings.take_while(|path| path.exists()).collect();
+            // One that was renamed, recordings of either name.
+            let id = format!(".{}.", stem.rsplit_once('.').map_or("", |(_, id)| id));
+            let all = fs::read_dir(self.recordings()).unwrap().map(|entry| entry.unwrap().path());
+            let recordings: Vec<_> = all.filter(|path| path.to_str().unwrap().contains(&id)).collect();
             assert!(!recordings.is_empty(), "{name} was not recorded");
             let replayed: Vec<Value> = recordings.iter().flat_map(|path| self.replay(path)).collect();
             let replayed = replayed.iter().map(|alert| [&alert["time"], &alert["rule"], &alert["message"]]);
@@ -200,7 +217,34 @@ impl Daemon {
         held.assert_gone();
     }
 
-    /// Starts one again after [`Self::kill`].
+    /// Ends the one that the test has started, as a service manager would.
+    pub fn terminate(&self) {
+        let pid = self.child.lock().unwrap().as_ref().unwrap().id();
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGTERM).unwrap();
+        self.assert_ends();
+    }
+
+    /// Asserts that the one that the test has started ends in order, as somebody has told it to.
+    pub fn assert_ends(&self) {
+        let child = self.child.lock().unwrap().take().unwrap();
+        assert_eq!(Running::of("coi daemon", child).finish().code, 0, "the daemon's end: {}", self.log());
+    }
+
+    /// The process that freezes what is watched when the daemon is gone.
+    pub fn guard(&self) -> Option<Pid> {
+        let directory = self.dir.path().join("guard");
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.get(1) == Some(&b"guard".as_slice())
+                && words.contains(&directory.as_os_str().as_encoded_bytes())
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find(is_it).map(Pid::from_raw)
+    }
+
+    /// Starts one again after [`Self::kill`] or [`Self::terminate`].
     pub fn start_again(&self) {
         assert_eq!(self.spawn(&[]), "ready", "the daemon does not start: {}", self.log());
     }
@@ -224,6 +268,15 @@ impl Daemon {
         }
         assert!(!self.socket().exists(), "its socket is left");
         held.assert_gone();
+        self.end_guard();
+    }
+
+    /// It stays as long as there is something that could run without a monitor; the test's containers will not.
+    fn end_guard(&self) {
+        if let Some(guard) = self.guard() {
+            let _ = kill(guard, Signal::SIGKILL);
+            eventually("the guard has ended", || has_ended(guard));
+        }
     }
 }
 
@@ -239,6 +292,9 @@ impl Drop for Daemon {
         if let Ok(Some(child)) = self.child.get_mut() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if let Some(guard) = self.guard() {
+            let _ = kill(guard, Signal::SIGKILL);
         }
     }
 }

@@ -18,6 +18,7 @@ mod daemon;
 mod gate;
 pub mod incus;
 mod process;
+mod proxy;
 pub mod routes;
 mod terminal;
 mod viewer;
@@ -40,6 +41,7 @@ pub use cgroup::Cgroup;
 pub use daemon::{Daemon, program};
 pub use gate::{Gate, Reached};
 pub use process::{Ended, Running, end};
+pub use proxy::Proxy;
 pub use terminal::Terminal;
 pub use viewer::{Viewer, is_init};
 
@@ -86,6 +88,12 @@ impl Coi {
     pub fn with_daemon(arguments: &[&str]) -> Self {
         let turn = Turn::take();
         Self::with(Arc::new(Daemon::start(arguments)), turn)
+    }
+
+    /// With this daemon, which is for this test alone.
+    pub fn with_this(daemon: Arc<Daemon>) -> Self {
+        let turn = Turn::take();
+        Self::with(daemon, turn)
     }
 
     /// With a daemon for this test alone on a kernel that has nothing of these names.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::launch;
+use crate::monitor::guard::GuardError;
 use crate::monitor::rulefiles::RuleFilesError;
 use crate::monitor::rules::recording::RecordingError;
 use crate::monitor::service::{self, client};
@@ -131,6 +132,9 @@ pub enum Failure {
     /// The daemon could not do its work.
     #[error(transparent)]
     Daemon(#[from] service::ServerError),
+    /// The guard does not run.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
 }
 
 impl From<incus::Error> for Failure {
@@ -171,7 +175,7 @@ impl Failure {
                 Code::RULE
             }
             Self::NoInstance { .. } | Self::NoAudit { .. } | Self::NoEvidence { .. } => Code::NOT_FOUND,
-            Self::NotRoot { .. } | Self::Daemon(_) => Code::MONITOR,
+            Self::NotRoot { .. } | Self::Daemon(_) | Self::Guard(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,
         }

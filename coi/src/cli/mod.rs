@@ -8,6 +8,7 @@ mod completion;
 mod daemon;
 mod exit;
 mod freeze;
+mod guard;
 mod kill;
 mod list;
 mod monitor;
@@ -45,6 +46,8 @@ enum Command {
     Audit(audit::Audit),
     Rules(rules::Rules),
     Daemon(daemon::Daemon),
+    #[command(hide = true)]
+    Guard(guard::Guard),
     Completion(completion::Completion),
 }
 
@@ -74,6 +77,7 @@ impl Cli {
             Command::Audit(c) => c.execute().await,
             Command::Rules(c) => c.execute().await,
             Command::Daemon(c) => c.execute().await,
+            Command::Guard(c) => c.execute(),
             Command::Completion(c) => c.execute(),
         };
         done.unwrap_or_else(|failure| {

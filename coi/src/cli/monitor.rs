@@ -5,13 +5,14 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
 
 use super::{Code, Failure, Format, Result};
+use crate::incus::DEFAULT_PROJECT;
 use crate::launch::{self, Signals, cgroup_root};
-use crate::monitor::service::api::{Subject, Watch, WatchRequest};
+use crate::monitor::service::api::{OnMonitorLoss, Subject, Watch, WatchRequest};
 use crate::monitor::service::client::{Client, Events};
 use crate::monitor::service::stream::Line;
 use crate::ui;
@@ -30,9 +31,16 @@ use crate::ui;
 pub(super) struct Monitor {
     #[command(flatten)]
     target: Target,
+    /// The container's project [default: default].
+    #[arg(long, value_name = "PROJECT", conflicts_with = "cgroup")]
+    project: Option<String>,
     /// Also freeze and kill by the rules; without it they are only told.
     #[arg(long)]
     respond: bool,
+    /// What becomes of it when the daemon has gone: frozen within a second until it is watched again, or going on
+    /// unseen [default: continue].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_monitor_loss: Option<OnLoss>,
     /// Return once it is watched, and leave it so.
     #[arg(long)]
     detach: bool,
@@ -42,6 +50,22 @@ pub(super) struct Monitor {
     /// How to print events: a line of text, or a JSON object per line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// What becomes of it without a monitor.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnLoss {
+    Freeze,
+    Continue,
+}
+
+impl From<OnLoss> for OnMonitorLoss {
+    fn from(on_loss: OnLoss) -> Self {
+        match on_loss {
+            OnLoss::Freeze => Self::Freeze,
+            OnLoss::Continue => Self::Continue,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -56,7 +80,7 @@ struct Target {
 }
 
 impl Target {
-    fn subject(self) -> Result<Subject> {
+    fn subject(self, project: Option<String>) -> Result<Subject> {
         if let Some(path) = self.cgroup {
             if !geteuid().is_root() {
                 let again = format!("coi monitor --cgroup {}", path.display());
@@ -64,7 +88,7 @@ impl Target {
             }
             return Ok(Subject::Cgroup { path: in_hierarchy(&path, &cgroup_root()?)? });
         }
-        Ok(Subject::Container { name: self.attach.unwrap_or_default() })
+        Ok(Subject::Container { name: self.attach.unwrap_or_default(), project })
     }
 }
 
@@ -78,33 +102,26 @@ fn in_hierarchy(path: &Path, root: &Path) -> Result<String> {
     }
 }
 
-/// The name of a subject's watch.
-fn name(subject: &Subject) -> &str {
-    match subject {
-        Subject::Container { name } => name,
-        Subject::Cgroup { path } => path.trim_start_matches('/'),
-    }
-}
-
 impl Monitor {
     pub(super) async fn execute(self) -> Result {
-        let subject = self.target.subject()?;
+        let project = self.project.filter(|project| project != DEFAULT_PROJECT);
+        let subject = self.target.subject(project)?;
         // A container that is only looked at may have anybody's workspace, or none.
         let rules = launch::own_rules(None)?;
         let recorder = self.record.map(create).transpose()?;
         let mut signals = Signals::catch()?;
         let daemon = Client::from_env().ensure().await?;
-        let found = daemon.watches().await?.iter().any(|watch| watch.name == name(&subject));
+        let found = daemon.watches().await?.iter().any(|watch| watch.name == subject.watch_name());
         let request = WatchRequest {
-            subject,
             respond: self.respond,
-            workspace: None,
-            ephemeral: false,
             rules,
-            owner: None,
+            on_monitor_loss: self.on_monitor_loss.map(Into::into),
+            ..WatchRequest::new(subject)
         };
         let watch = daemon.watch(&request).await.map_err(|error| match &request.subject {
-            Subject::Container { name } if error.is_not_found() => Failure::NoInstance { name: name.clone() },
+            Subject::Container { name, .. } if error.is_not_found() => {
+                Failure::NoInstance { name: name.clone() }
+            }
             _ => error.into(),
         })?;
         ui::passed_over(&watch.name, &watch.passed_over);

@@ -1,5 +1,6 @@
 //! Calls and what they answer.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ pub type Devices = BTreeMap<String, BTreeMap<String, String>>;
 #[derive(Clone, Debug)]
 pub struct Client {
     http: http::Client,
+    /// Where its instances are; `None` for the default project.
+    project: Option<String>,
 }
 
 /// The server itself.
@@ -86,6 +89,12 @@ pub enum Status {
 pub struct Instance {
     /// Its name.
     pub name: String,
+    /// Its project; empty where Incus does not say.
+    #[serde(default)]
+    pub project: String,
+    /// `container` or `virtual-machine`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
     /// What it is doing.
     pub status: Status,
     /// It is deleted when it stops.
@@ -195,7 +204,23 @@ impl Client {
 
     /// The client of the Incus that listens there.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { http: http::Client::new(socket) }
+        Self { http: http::Client::new(socket), project: None }
+    }
+
+    /// The same Incus, and the instances of another project.
+    pub fn in_project(&self, project: Option<&str>) -> Self {
+        Self { http: self.http.clone(), project: project.map(str::to_owned) }
+    }
+
+    /// The address of something of an instance, in the project.
+    fn address<'a>(&self, target: &'a str) -> Cow<'a, str> {
+        match &self.project {
+            Some(project) if target.starts_with("/1.0/instances") => {
+                let joined = if target.contains('?') { '&' } else { '?' };
+                Cow::Owned(format!("{target}{joined}project={}", segment(project)))
+            }
+            _ => Cow::Borrowed(target),
+        }
     }
 
     /// Where it listens.
@@ -211,6 +236,11 @@ impl Client {
     /// All instances.
     pub async fn instances(&self) -> Result<Vec<Instance>> {
         self.get("/1.0/instances?recursion=1", "list of instances").await
+    }
+
+    /// All instances of all projects.
+    pub async fn instances_of_all_projects(&self) -> Result<Vec<Instance>> {
+        self.get("/1.0/instances?recursion=1&all-projects=true", "list of instances").await
     }
 
     /// One instance.
@@ -338,7 +368,7 @@ impl Client {
         what: &str,
     ) -> Result<Job> {
         let call = format!("{method} {target}");
-        let reply = self.http.request_json(method, target, body, QUICK).await?;
+        let reply = self.http.request_json(method, &self.address(target), body, QUICK).await?;
         let answer: Answer = self.http.decode(&call, &reply.body)?;
         if reply.status.is_success() {
             let metadata = answer.metadata.get("metadata").cloned().unwrap_or_default();
@@ -374,7 +404,7 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str, what: &str) -> Result<T> {
-        let reply = self.http.request(Method::GET, target, None, QUICK).await?;
+        let reply = self.http.request(Method::GET, &self.address(target), None, QUICK).await?;
         let answer: Answer = self.http.decode(&format!("GET {target}"), &reply.body)?;
         match reply.status {
             status if status.is_success() => {

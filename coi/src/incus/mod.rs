@@ -2,7 +2,7 @@
 //!
 //! This module promises that every call has a deadline, the waiting for operations included, and that its
 //! errors say what Incus was asked to do and what can be done about its refusal. It knows Incus; it knows
-//! nothing of COI. All instances are those of the default project.
+//! nothing of COI. Instances are those of the default project, unless another one is asked for.
 
 mod client;
 mod error;
@@ -14,3 +14,6 @@ pub use client::{Client, DEFAULT_SOCKET, Devices, Instance, InstanceState, NewIn
 pub use error::{Error, Result};
 pub use exec::{Exec, Output, Process};
 pub use lifecycle::{Lifecycle, LifecycleEvent};
+
+/// The project that is meant where none is named.
+pub const DEFAULT_PROJECT: &str = "default";

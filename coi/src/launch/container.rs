@@ -1,6 +1,6 @@
 //! Containers: making, watching, starting, finding and removing them.
 
-use super::monitored::{Brake, Monitored};
+use super::monitored::{Life, Monitored};
 use super::slot::{self, SLOTS};
 use super::spec::{IMAGE_KEY, PROFILE, WORKSPACE_KEY, spec};
 use super::{Error, Guest, Notices, Result, Signals, State, Workspace, own_rules};
@@ -120,9 +120,9 @@ async fn arm(
     ephemeral: bool,
     rules: OwnRules,
 ) -> Result<Monitored> {
-    let subject = Subject::Container { name: name.to_owned() };
-    let brake = Brake::Instance { incus: incus.clone(), name: name.to_owned(), uuid };
-    Ok(Monitored::arm(daemon, subject, None, ephemeral, rules, brake).await?)
+    let subject = Subject::container(name);
+    let life = Life::Instance { incus: incus.clone(), name: name.to_owned(), uuid };
+    Ok(Monitored::arm(daemon, subject, None, ephemeral, rules, life).await?)
 }
 
 /// Takes the first free slot. Making the container is what takes it; looking first only saves attempts.

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Pid, Uid, User, getgrouplist, getpgrp, setgid, setgroups,
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::monitored::{AFTERMATH, Brake, Monitored, is_over};
+use super::monitored::{AFTERMATH, Life, Monitored, is_over};
 use super::run::is_suspicious;
 use super::{Error, Notices, Outcome, Result, Signals};
 use crate::monitor::rules::OwnRules;
@@ -69,9 +69,9 @@ pub async fn watch(
     let group = Cgroup::make()?;
     let subject = Subject::Cgroup { path: group.path.clone() };
     let workspace = Some(command.workspace.clone());
-    let brake = Brake::Cgroup(group.dir.clone());
+    let life = Life::Cgroup(group.dir.clone());
     let rules = command.rules.clone();
-    let mut monitored = Monitored::arm(daemon, subject, workspace, true, rules, brake).await?;
+    let mut monitored = Monitored::arm(daemon, subject, workspace, true, rules, life).await?;
     ready();
     let mut child = group.spawn(command)?;
     let mut asked = false;

@@ -257,10 +257,10 @@ pub trait Notices {
 pub enum MonitorLost {
     /// A daemon answers again and watches the container.
     Rearmed,
-    /// None does: the container is frozen.
-    Frozen(client::Error),
-    /// None does, and the container could not be frozen either.
-    Helpless(client::Error, String),
+    /// None does yet: until one does, the guard keeps the container frozen.
+    Freezes(client::Error),
+    /// None does yet: the container goes on, as its policy is.
+    Continues(client::Error),
 }
 
 #[cfg(test)]

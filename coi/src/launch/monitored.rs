@@ -9,12 +9,17 @@ use tokio::time::timeout;
 use super::{MonitorLost, Notices, Result};
 use crate::incus::{self, Status};
 use crate::monitor::rules::{Action, OwnRules};
-use crate::monitor::service::api::{ActionName, ActionTaken, Subject, Watch, WatchRequest, WatchState};
+use crate::monitor::service::api::{
+    ActionName, ActionTaken, OnMonitorLoss, Subject, Watch, WatchRequest, WatchState,
+};
 use crate::monitor::service::client::{self, Client, Events};
 use crate::monitor::service::stream::Line;
 
 /// How long after something's end its last output, or the daemon's word on it, may take.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether there is a daemon again.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long after its processes were killed something may still look alive: Incus takes up to a second to
 /// notice that somebody else ended an instance.
@@ -27,26 +32,19 @@ pub(super) struct Monitored {
     request: WatchRequest,
     pub(super) watch: Watch,
     events: Events,
-    brake: Brake,
+    life: Life,
 }
 
-/// How to stop it without the daemon, and to tell whether it still is.
+/// How to tell, without the daemon, whether it still runs.
 #[derive(Debug)]
-pub(super) enum Brake {
+pub(super) enum Life {
     /// An instance, and the uuid that tells it from a later one of its name.
     Instance { incus: incus::Client, name: String, uuid: Option<String> },
     /// A cgroup's directory.
     Cgroup(PathBuf),
 }
 
-impl Brake {
-    async fn pull(&self) -> Result<(), String> {
-        match self {
-            Self::Instance { incus, name, .. } => incus.freeze(name).await.map_err(|e| e.to_string()),
-            Self::Cgroup(dir) => fs::write(dir.join("cgroup.freeze"), "1").map_err(|e| e.to_string()),
-        }
-    }
-
+impl Life {
     /// Whether nothing runs in it any more.
     async fn is_empty(&self) -> bool {
         match self {
@@ -74,15 +72,22 @@ impl Monitored {
         workspace: Option<PathBuf>,
         ephemeral: bool,
         rules: OwnRules,
-        brake: Brake,
+        life: Life,
     ) -> Result<Self, client::Error> {
-        let request = WatchRequest { subject, respond: true, workspace, ephemeral, rules, owner: None };
+        let request = WatchRequest {
+            respond: true,
+            workspace,
+            ephemeral,
+            rules,
+            launched: true,
+            ..WatchRequest::new(subject)
+        };
         let (watch, events) = arm(&daemon, &request).await?;
-        Ok(Self { daemon, request, watch, events, brake })
+        Ok(Self { daemon, request, watch, events, life })
     }
 
-    /// Tells what happens until the watch's state changes; answers the new one. Without a monitor nothing
-    /// goes on: it is watched again, or frozen.
+    /// Tells what happens until the watch's state changes; answers the new one. When the daemon has gone, this waits
+    /// until it is watched again.
     ///
     /// Dropping the future loses no line.
     pub(super) async fn follow(&mut self, notices: &mut impl Notices) -> WatchState {
@@ -93,7 +98,12 @@ impl Monitored {
                         self.watch.state = watch.state;
                         return watch.state;
                     }
-                    _ => self.restore(notices).await,
+                    _ => {
+                        if !self.restore(notices).await {
+                            self.watch.state = WatchState::Gone;
+                            return WatchState::Gone;
+                        }
+                    }
                 }
                 continue;
             };
@@ -125,24 +135,30 @@ impl Monitored {
         }
     }
 
-    async fn restore(&mut self, notices: &mut impl Notices) {
-        let lost = match arm(&self.daemon, &self.request).await {
-            Ok((watch, events)) => {
-                (self.watch, self.events) = (watch, events);
-                return notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
+    /// Waits until a daemon watches it again. Meanwhile it is the guard's: the daemon told it what is to be done, and it
+    /// needs nobody's terminal for that. Is it still there?
+    async fn restore(&mut self, notices: &mut impl Notices) -> bool {
+        let mut told = false;
+        loop {
+            match arm(&self.daemon, &self.request).await {
+                Ok((watch, events)) => {
+                    (self.watch, self.events) = (watch, events);
+                    notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
+                    return true;
+                }
+                Err(lost) if lost.is_not_found() => return false,
+                Err(lost) if !told => {
+                    let then = match self.watch.on_monitor_loss {
+                        OnMonitorLoss::Freeze => MonitorLost::Freezes(lost),
+                        OnMonitorLoss::Continue => MonitorLost::Continues(lost),
+                    };
+                    notices.monitor_lost(&self.watch.name, then);
+                    told = true;
+                }
+                Err(_) => {}
             }
-            Err(lost) => lost,
-        };
-        let then = match self.brake.pull().await {
-            Ok(()) => {
-                self.watch.state = WatchState::Frozen;
-                MonitorLost::Frozen(lost)
-            }
-            Err(why) => MonitorLost::Helpless(lost, why),
-        };
-        notices.monitor_lost(&self.watch.name, then);
-        // Nobody is left who could have more to say.
-        std::future::pending::<()>().await;
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// What a rule did to end it, if a rule did. With `suspicious`, an end that a kill would explain, this
@@ -190,7 +206,7 @@ impl Monitored {
 
     /// Whether nothing runs in it any more. The daemon knows before Incus does.
     pub(super) async fn is_empty(&self) -> bool {
-        is_over(self.watch.state) || self.brake.is_empty().await
+        is_over(self.watch.state) || self.life.is_empty().await
     }
 }
 

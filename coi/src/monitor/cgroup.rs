@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
@@ -100,6 +100,24 @@ pub fn level(path: &str) -> u32 {
     path.split('/').filter(|part| !part.is_empty()).count() as u32
 }
 
+/// Where hierarchies are mounted.
+#[derive(Clone, Debug)]
+pub struct Mounts {
+    /// The unified one.
+    pub unified: PathBuf,
+    /// Version 1's of the freezer, where there is one.
+    pub freezer: Option<PathBuf>,
+}
+
+impl Mounts {
+    /// Those of this process.
+    pub fn find() -> Result<Self, CgroupError> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
+        let unified = find_mount(&mounts).ok_or(CgroupError::NotMounted)?;
+        Ok(Self { unified, freezer: find_freezer(&mounts) })
+    }
+}
+
 /// A cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -113,13 +131,12 @@ pub struct Cgroup {
 impl Cgroup {
     /// Opens the cgroup of this path from the hierarchy's root.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
-        let unified = find_mount(&mounts).ok_or(CgroupError::NotMounted)?;
-        Self::open_below(path, &unified, find_freezer(&mounts).as_deref())
+        let Mounts { unified, freezer } = Mounts::find()?;
+        Self::open_below(path, &unified, freezer.as_deref())
     }
 
     /// The same, with the hierarchies mounted here.
-    fn open_below(path: &str, unified: &Path, freezer: Option<&Path>) -> Result<Self, CgroupError> {
+    pub fn open_below(path: &str, unified: &Path, freezer: Option<&Path>) -> Result<Self, CgroupError> {
         let below = path.trim_start_matches('/');
         let open = |root: &Path| {
             fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(root.join(below))
@@ -127,6 +144,14 @@ impl Cgroup {
         let opened = open(unified).and_then(|directory| Ok((directory.metadata()?.ino(), directory)));
         let (id, directory) = opened.map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
         let freezer = freezer.and_then(|root| open(root).ok());
+        Ok(Self { path: path.to_owned(), directory, id, freezer })
+    }
+
+    /// The cgroup whose directory was opened by somebody else, under this path.
+    pub fn of_directory(path: &str, directory: File) -> io::Result<Self> {
+        let id = directory.metadata()?.ino();
+        let freezer = Mounts::find().ok().and_then(|mounts| mounts.freezer);
+        let freezer = freezer.and_then(|root| File::open(root.join(path.trim_start_matches('/'))).ok());
         Ok(Self { path: path.to_owned(), directory, id, freezer })
     }
 
@@ -143,6 +168,23 @@ impl Cgroup {
     /// Its directory, through the open descriptor.
     pub fn directory(&self) -> PathBuf {
         Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string())
+    }
+
+    /// Its directory, for another process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Is it to stand still, by whoever's doing? One that has been removed is not.
+    pub fn is_held(&self) -> bool {
+        let held = fs::read_to_string(self.directory().join("cgroup.freeze"));
+        held.is_ok_and(|held| held.trim() == "1")
+    }
+
+    /// Does anything run in it?
+    pub fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.directory().join("cgroup.events"));
+        events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
     fn write(&self, file: &'static str, value: &'static str) -> Result<(), CgroupError> {

@@ -6,6 +6,11 @@
 //!
 //! [users]
 //! rules = "tighten"            # what users' own rules may change: `tighten`, `defaults` or `full`, see `Leeway`
+//!
+//! [monitor]
+//! on_monitor_loss = "freeze"   # or "continue": what becomes of what COI has launched when the daemon has gone
+//! handover = "30s"             # so long after a planned end another daemon may take over before anything is frozen
+//! projects = []                # all containers of these projects of Incus's are watched
 //! ```
 //!
 //! `[audit]` is in docs/audit.md, `[respond]` and `[[notify]]` are in docs/response.md.
@@ -20,11 +25,11 @@ use toml::de::DeTable;
 
 use super::rulefiles::{RuleFilesError, read_source};
 use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
-use super::{audit, notify, respond};
+use super::{audit, notify, respond, service};
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "users", "audit", "respond", "notify"];
+const TABLES: &[&str] = &["rules", "users", "audit", "respond", "notify", "monitor"];
 const USERS: &[&str] = &["rules"];
 
 /// What the administrator has set.
@@ -40,6 +45,8 @@ pub struct Config {
     pub respond: respond::Options,
     /// `[[notify]]`: who is told of alerts, and how.
     pub notify: Vec<notify::Sink>,
+    /// `[monitor]`: what is watched, and what becomes of it without a monitor.
+    pub monitor: service::MonitorOptions,
 }
 
 impl Config {
@@ -63,13 +70,15 @@ impl Config {
             respond: respond::Options,
             #[serde(default)]
             notify: Vec<notify::Sink>,
+            #[serde(default)]
+            monitor: service::MonitorOptions,
         }
         let config = rules::read(source, |reader, table| {
             reader.keys(table, "the configuration", TABLES);
             Self { rules: Overrides::read(reader, table), users: leeway(reader, table), ..Self::default() }
         })?;
-        let Parts { audit, respond, notify } = rules::deserialize(source)?;
-        Ok(Self { audit, respond, notify, ..config })
+        let Parts { audit, respond, notify, monitor } = rules::deserialize(source)?;
+        Ok(Self { audit, respond, notify, monitor, ..config })
     }
 }
 

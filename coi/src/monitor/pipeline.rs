@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     cgroup::{Cgroup, level},
     counts::Counts,
-    event::{Container, Detail, Event, EventKind, ProcessKey},
+    event::{Container, Detail, Event, EventKind, Field, ProcessKey, Record as _, Value},
     filter::filter,
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
@@ -44,6 +44,7 @@ use super::{
         decode::{Body, RawEvent},
     },
     service::api::ActionName,
+    standing::{Intent, Standing},
     viewers::{Shown, Viewers},
 };
 
@@ -100,6 +101,8 @@ pub struct Watched {
     pub stands: AtomicBool,
     /// What found no room on its way to the recording.
     pub unrecorded: AtomicU64,
+    /// What is decided, in case that this daemon is killed.
+    pub standing: Standing,
 }
 
 /// What a watch's task is told.
@@ -114,6 +117,8 @@ pub enum Note {
     Lost(Box<Event>),
     /// Alerts that were not repeated, and state that had to go.
     Unsaid(Unsaid),
+    /// The pipeline has ended; told when all that was noted before is carried out.
+    Last(oneshot::Sender<()>),
     /// It is watched no longer; there will be nothing more.
     Over,
     /// A person, whose uid this is, wants something done, after all that was noted before.
@@ -159,6 +164,8 @@ pub struct Decision {
     pub decided: Duration,
     /// What came before, where it is to stand still.
     pub recent: Vec<Event>,
+    /// Under which number it is noted in [`Watched::standing`].
+    pub intent: Option<u64>,
 }
 
 /// A watch, and what it is to be judged by from now on.
@@ -794,6 +801,12 @@ impl Scoped {
         if stands {
             self.watched.stands.store(true, Ordering::Release);
         }
+        let intent = match action {
+            ActionName::Log => None,
+            ActionName::Deny if !stands => None,
+            ActionName::Deny => self.watched.intend(event, &alert, ActionName::Freeze),
+            action => self.watched.intend(event, &alert, action),
+        };
         if (stands || action == ActionName::KillProcess)
             && !(self.done.freeze || self.done.kill)
             && let Some(cgroup) = &self.cgroup
@@ -817,6 +830,7 @@ impl Scoped {
             cgroup: self.cgroup.clone(),
             decided,
             recent: if stands { self.recent.all() } else { Vec::new() },
+            intent,
         })));
     }
 }
@@ -851,6 +865,26 @@ impl Watched {
     /// What the kernel side is told of it.
     fn scope(&self) -> coi_common::Scope {
         coi_common::Scope { everything: self.wants_everything().into(), ..self.scope }
+    }
+
+    /// Notes what is going to be done. It is done all the same if that fails.
+    fn intend(&self, event: &Event, alert: &Alert, action: ActionName) -> Option<u64> {
+        let process_executable = match event.get(Field::ProcessExecutable) {
+            Some(Value::Keyword(executable)) => executable.to_owned(),
+            _ => String::new(),
+        };
+        let intent = Intent {
+            id: 0,
+            action,
+            rule_id: alert.rule.id.clone(),
+            severity: alert.rule.severity,
+            message: alert.message.clone(),
+            process_executable,
+            process_pid: event.actor.pid,
+            clock: alert.time,
+        };
+        let noted = self.standing.intend(intent);
+        noted.inspect_err(|error| tracing::warn!(%error, "a decision is not noted")).ok()
     }
 
     fn tell(&self, note: Note) {
@@ -889,7 +923,7 @@ impl Watched {
 }
 
 /// The paths under which a container's cgroup can be made.
-fn paths(path: &str) -> impl Iterator<Item = String> {
+pub(super) fn paths(path: &str) -> impl Iterator<Item = String> {
     let path = path.to_owned();
     std::iter::once(path.clone()).chain((1..=SUFFIXES).map(move |n| format!("{path}-{n}")))
 }

@@ -119,13 +119,13 @@ fn lost_line(name: &str, then: &MonitorLost) -> String {
         MonitorLost::Rearmed => format!(
             "coi: the daemon went away and is back; {name} is watched again, what it did between is not known"
         ),
-        MonitorLost::Frozen(why) => format!(
-            "coi: froze {name}, because nothing monitors it any more: {why}. \
-             Let it go on without with `incus resume {name}`, end it with Ctrl-C or `coi kill {name}`"
+        MonitorLost::Freezes(why) => format!(
+            "coi: nothing monitors {name} at the moment, so it is frozen until something does (after a planned restart \
+             it has half a minute): {why}. Waiting; end it with Ctrl-C or `coi kill {name}`"
         ),
-        MonitorLost::Helpless(why, error) => format!(
-            "coi: nothing monitors {name} any more: {why}; and it could not be frozen: {error}. \
-             End it with Ctrl-C or `coi kill {name}`"
+        MonitorLost::Continues(why) => format!(
+            "coi: nothing monitors {name} at the moment, and it goes on, as on_monitor_loss says: {why}. Waiting for a \
+             daemon; end it with Ctrl-C or `coi kill {name}`"
         ),
     }
 }
@@ -136,14 +136,15 @@ mod tests {
 
     use super::*;
     use crate::monitor::rules::Severity;
-    use crate::monitor::service::api::{ApiError, Subject, WatchState};
+    use crate::monitor::service::api::{ActionName, ApiError, OnMonitorLoss, Subject, WatchState};
     use crate::monitor::service::client;
 
     #[test]
     fn lines() {
         let watch = Watch {
+            on_monitor_loss: OnMonitorLoss::Freeze,
             name: "coi-1a2b3c4d-1".into(),
-            subject: Subject::Container { name: "coi-1a2b3c4d-1".into() },
+            subject: Subject::container("coi-1a2b3c4d-1"),
             respond: true,
             owner: 0,
             state: WatchState::Killed,
@@ -186,8 +187,8 @@ mod tests {
             freeze_line(&watch, &line("high", json!({"name": "freeze", "result": "success"}))),
             kill_line(&watch, &action),
             lost_line(name, &MonitorLost::Rearmed),
-            lost_line(name, &MonitorLost::Frozen(lost())),
-            lost_line(name, &MonitorLost::Helpless(lost(), "Incus has no instance x".into())),
+            lost_line(name, &MonitorLost::Freezes(lost())),
+            lost_line(name, &MonitorLost::Continues(lost())),
         ];
         insta::assert_snapshot!(all.join("\n"));
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use nix::unistd::geteuid;
 
+use super::stop;
 use crate::cli::{Code, Failure, Result};
+use crate::monitor::service::client::Client;
 use crate::monitor::service::install::Target;
 use crate::ui;
 
@@ -71,12 +73,17 @@ impl Install {
 }
 
 impl Uninstall {
-    pub(super) fn execute(self) -> Result {
+    pub(super) async fn execute(self) -> Result {
         let target = Target::new(self.place.root.as_deref())?;
         let gone = if self.dry_run {
             target.installed()?
         } else {
             need_root("removing the daemon", "coi daemon uninstall")?;
+            let daemon = Client::from_env();
+            // Else what it watches would be frozen, for want of a daemon that will not come.
+            if self.place.root.is_none() && daemon.status().await.is_ok() {
+                stop::let_go(&daemon).await?;
+            }
             target.uninstall()?
         };
         for path in &gone {

@@ -1,6 +1,7 @@
 //! `coi daemon`
 
 mod install;
+mod stop;
 
 use std::ffi::OsString;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -52,6 +53,7 @@ pub(super) struct Daemon {
 #[derive(Debug, Subcommand)]
 enum Act {
     Install(install::Install),
+    Stop(stop::Stop),
     Uninstall(install::Uninstall),
 }
 
@@ -59,19 +61,15 @@ impl Daemon {
     pub(super) async fn execute(self) -> Result {
         match self.act {
             Some(Act::Install(install)) => return install.execute(),
-            Some(Act::Uninstall(uninstall)) => return uninstall.execute(),
+            Some(Act::Stop(stop)) => return stop.execute().await,
+            Some(Act::Uninstall(uninstall)) => return uninstall.execute().await,
             None => {}
         }
         if self.detach {
             return self.go_on_alone().await;
         }
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(false)
-            .init();
-        let ready_fd = self.ready_fd.map(inherited).transpose()?;
+        log_to_stderr();
+        let ready_fd = self.ready_fd.map(|fd| inherited("--ready-fd", fd)).transpose()?;
         let Self { idle_exit, rules, config, record, .. } = self;
         service::run(Options { idle_exit, ready_fd, rules, config, record }).await?;
         Ok(Code::OK)
@@ -104,14 +102,20 @@ impl Daemon {
     }
 }
 
+/// What a daemon or a guard says goes to standard error, and from there to wherever its starter wants it.
+pub(super) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
 fn duration(text: &str) -> std::result::Result<Duration, String> {
     let duration: SignedDuration = text.parse().map_err(|e: jiff::Error| e.to_string())?;
     Duration::try_from(duration).map_err(|_| "it must not be negative".to_owned())
 }
 
 /// Takes over a descriptor that our starter left open for us, and keeps it from our own children.
-fn inherited(fd: RawFd) -> Result<OwnedFd> {
-    let wrong = || Failure::Usage(format!("--ready-fd {fd}: no such descriptor is open"));
+pub(super) fn inherited(option: &str, fd: RawFd) -> Result<OwnedFd> {
+    let wrong = || Failure::Usage(format!("{option} {fd}: no such descriptor is open"));
     // Standard streams stay everybody's.
     if fd <= 2 {
         return Err(wrong());
@@ -119,7 +123,7 @@ fn inherited(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: the descriptor is only asked about; that it is closed is an answer like any other.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|_| wrong())?;
-    // SAFETY: it is open, as was just seen, and by the meaning of --ready-fd it is given to us alone.
+    // SAFETY: it is open, as was just seen, and by the meaning of the option it is given to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

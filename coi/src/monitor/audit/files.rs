@@ -40,9 +40,14 @@ pub fn directory() -> PathBuf {
     env::var_os("COI_LOG_DIR").map_or_else(|| LOGS.into(), PathBuf::from)
 }
 
+/// The directory of what the daemon must not forget.
+pub fn daemon_directory() -> PathBuf {
+    env::var_os("COI_STATE_DIR").map_or_else(|| STATE.into(), PathBuf::from)
+}
+
 /// The directory of the daemon's own notes about them.
 pub fn state_directory() -> PathBuf {
-    env::var_os("COI_STATE_DIR").map_or_else(|| STATE.into(), PathBuf::from).join("audit")
+    daemon_directory().join("audit")
 }
 
 /// How the files of a container or cgroup are called, less the ending.

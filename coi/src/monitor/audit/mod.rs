@@ -29,8 +29,8 @@ pub mod schema;
 mod store;
 pub mod verify;
 
-pub use files::{directory, stem};
+pub use files::{daemon_directory, directory, stem};
 pub use log::{Log, LogError, Logs, Progress};
-pub use options::{OnFullDisk, Options};
-pub use record::{Done, Gap, Kind, Outcome, Record, RulesInForce};
+pub use options::{OnFullDisk, Options, duration};
+pub use record::{Done, Gap, Kind, Outcome, ProcessSeen, Record, RulesInForce};
 pub(crate) use record::{timestamp, visible};

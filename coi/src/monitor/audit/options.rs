@@ -73,7 +73,8 @@ impl Default for Options {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+/// A time that is longer than nothing: `30s`, `12h`, `90d`.
+pub fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(input)?;
     let span: Span = text
         .parse()

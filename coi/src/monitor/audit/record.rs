@@ -30,6 +30,7 @@ use crate::{
         rules::{Alert, RuleSet, Severity, recording::json_of},
         sensor::boottime,
         service::api::{ActionName, Hole, Tally, WatchState},
+        standing::Intent,
     },
     ui,
 };
@@ -149,12 +150,21 @@ pub struct Done<'a> {
 /// Why something is not in a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// `stopped`: the daemon ended in order and nobody watched until now. `crashed`: it ended without a word. `cut`: the
+    /// `unwatched`: no daemon watched until now. `stopped`: the daemon ended in order and nobody watched until now. `crashed`: it ended without a word. `cut`: the
     /// end of the log is missing. `queue`: records came faster than they could be written. `disk`: the disk took none.
     pub reason: &'static str,
     /// From when on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// Until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// What ran there when it was over, as far as it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Vec<ProcessSeen>>,
+    /// How many more ran there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub more_processes: Option<u64>,
     /// How many records are missing, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
@@ -174,6 +184,27 @@ pub struct Gap {
     /// The system's word for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A process that was there when somebody looked again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessSeen {
+    /// Its pid on the host.
+    pub pid: u32,
+    /// Its parent's.
+    pub parent_pid: u32,
+    /// Its program.
+    pub executable: String,
+    /// Its arguments, without what is secret.
+    pub command_line: String,
+}
+
+impl ProcessSeen {
+    /// Its texts are the container's.
+    pub fn new(pid: u32, parent_pid: u32, executable: &str, command_line: &str) -> Self {
+        let short = |text: &str| redact::text(&text[..text.floor_char_boundary(CUT)]).into_owned();
+        Self { pid, parent_pid, executable: short(executable), command_line: short(command_line) }
+    }
 }
 
 /// The beginning of a record that was never finished.
@@ -263,6 +294,20 @@ impl Record {
         record.put("event.outcome", if done.error.is_none() { "success" } else { "failure" }.into());
         record.put("coi.message", done.why.into());
         record.put_user(done.by);
+        record
+    }
+
+    /// A rule asked for something, and a daemon ended before it could be recorded. What has become of it is `error`, and
+    /// what is known of that for people, `then`.
+    pub fn reconciled(container: &Container, intent: &Intent, error: Option<&str>, then: &str) -> Self {
+        let process = format!("{} (pid {})", intent.process_executable, intent.process_pid);
+        let at = timestamp(intent.clock);
+        let why = format!("{then}; decided at {at} about process {process}: {}", intent.message);
+        let why = redact::text(&why);
+        let mut record = Self::action(container, &Done { action: intent.action, error, by: None, why: &why });
+        record.put("rule.id", intent.rule_id.as_str().into());
+        record.put("event.severity", number(intent.severity).into());
+        record.put("coi.severity", intent.severity.name().into());
         record
     }
 

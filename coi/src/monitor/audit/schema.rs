@@ -240,12 +240,16 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
             object(
                 &["reason"],
                 json!({
-                    "reason": one_of(&["stopped", "crashed", "cut", "queue", "disk"]), "since": time(), "records": count(),
+                    "reason": one_of(&["unwatched", "stopped", "crashed", "cut", "queue", "disk"]), "since": time(), "until": time(), "records": count(),
+                    "processes": { "type": "array", "items": object(&["pid", "parent_pid", "executable", "command_line"], json!({
+                        "pid": count(), "parent_pid": count(), "executable": text(), "command_line": text(),
+                    })) },
+                    "more_processes": count(),
                     "alerts": count(), "first": count(), "last": count(), "error": text(),
                     "torn": { "type": "array", "items": object(&["bytes", "sha256"], json!({ "bytes": count(), "sha256": hash() })) },
                 }),
             ),
-            "What is not in this log. stopped: the daemon had ended in order and nobody watched. crashed: it had ended without a word. cut: the records first to last were written, and are gone. queue: they came faster than they could be written. disk: the disk took none. torn: files before this record end with so many bytes of an unfinished one.",
+            "What is not in this log. unwatched: no daemon watched from since until until; processes ran there then. stopped: the daemon had ended in order and nobody watched. crashed: it had ended without a word. cut: the records first to last were written, and are gone. queue: they came faster than they could be written. disk: the disk took none. torn: files before this record end with so many bytes of an unfinished one.",
         ),
         (
             "coi.checkpoint",

@@ -9,7 +9,7 @@
 mod link;
 mod proc;
 
-pub use proc::{Place, TICK, members, place, uid_map, uid_map_of_cgroup};
+pub use proc::{Place, TICK, members, place, running, uid_map, uid_map_of_cgroup};
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

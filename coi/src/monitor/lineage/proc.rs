@@ -8,6 +8,8 @@ use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
 
 use coi_common::{Stream, StreamKind};
 
+use crate::monitor::audit::ProcessSeen;
+
 /// What /proc knows of a process.
 pub(super) struct Snapshot {
     /// When it was started, in clock ticks since boot.
@@ -63,6 +65,22 @@ pub fn members(cgroup: &std::path::Path) -> Vec<u32> {
         pids.extend(members(&entry.path()));
     }
     pids
+}
+
+/// So many processes are told of.
+const MOST_TOLD: usize = 200;
+
+/// What runs in a cgroup and below it, and how many more there are than are told of.
+pub fn running(cgroup: &std::path::Path) -> (Vec<ProcessSeen>, u64) {
+    let mut pids = members(cgroup);
+    pids.sort_unstable();
+    let more = pids.len().saturating_sub(MOST_TOLD) as u64;
+    pids.truncate(MOST_TOLD);
+    let seen = |pid| {
+        let Snapshot { parent_pid, executable, args, .. } = snapshot(pid)?;
+        Some(ProcessSeen::new(pid, parent_pid, &executable, &args.join(" ")))
+    };
+    (pids.into_iter().filter_map(seen).collect(), more)
 }
 
 /// A process's standard streams as they are now. Peers of sockets are not found out.

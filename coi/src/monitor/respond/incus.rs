@@ -13,6 +13,8 @@ const GONE_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is asked meanwhile.
 const GONE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long it may take to tell Incus of a freeze: the record of it waits so long.
+const ANNOUNCED: Duration = Duration::from_secs(5);
 /// How often Incus is told again of a freeze that it has not taken in.
 const ANNOUNCEMENTS: u32 = 10;
 
@@ -22,14 +24,30 @@ const PAYLOAD: &str = "/lxc.payload.";
 /// Acts on one container.
 pub struct IncusResponder {
     client: Client,
+    project: Option<String>,
     name: String,
     uuid: String,
 }
 
 impl IncusResponder {
-    /// The container of this name, as long as it has this volatile.uuid.
-    pub fn new(client: Client, name: impl Into<String>, uuid: impl Into<String>) -> Self {
-        Self { client, name: name.into(), uuid: uuid.into() }
+    /// The container of this name in this project, as long as it has this volatile.uuid.
+    pub fn new(
+        client: Client,
+        project: Option<&str>,
+        name: impl Into<String>,
+        uuid: impl Into<String>,
+    ) -> Self {
+        let project = project.map(str::to_owned);
+        Self { client, project, name: name.into(), uuid: uuid.into() }
+    }
+
+    /// Whose name is in a cgroup's, as Incus calls containers of this project.
+    fn named<'a>(&self, cgroup: &'a Cgroup) -> Option<&'a str> {
+        let full = cgroup.path().strip_prefix(PAYLOAD)?;
+        match &self.project {
+            Some(project) => full.strip_prefix(project)?.strip_prefix('_'),
+            None => Some(full),
+        }
     }
 
     /// Its status; `None` once it is gone, or another one has its name.
@@ -42,6 +60,20 @@ impl IncusResponder {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Ends when Incus knows that it is frozen.
+    async fn tell_frozen(&self) -> Result<(), RespondError> {
+        let mut told = self.client.freeze(&self.name).await;
+        // It may be at work on the container just then, and refuse or forget it.
+        for _ in 0..ANNOUNCEMENTS {
+            match self.status().await? {
+                Some((Status::Frozen, _)) | None => return Ok(()),
+                Some(_) => tokio::time::sleep(GONE_INTERVAL).await,
+            }
+            told = self.client.freeze(&self.name).await;
+        }
+        Ok(told?)
     }
 
     /// Waits until it is gone, or stopped if it is to be kept.
@@ -72,7 +104,7 @@ impl IncusResponder {
 impl Responder for IncusResponder {
     fn owner<'a>(&'a self, cgroup: &'a Cgroup) -> Pin<Box<dyn Future<Output = Owner> + Send + 'a>> {
         Box::pin(async move {
-            let named = cgroup.path().strip_prefix(PAYLOAD).unwrap_or(&self.name);
+            let named = self.named(cgroup).unwrap_or(&self.name);
             if named != self.name && self.client.instance(named).await.is_ok() {
                 return Owner::Another;
             }
@@ -89,16 +121,10 @@ impl Responder for IncusResponder {
 
     fn announce(&self) -> Action<'_> {
         Box::pin(async move {
-            let mut told = self.client.freeze(&self.name).await;
-            // It may be at work on the container just then, and refuse or forget it.
-            for _ in 0..ANNOUNCEMENTS {
-                match self.status().await? {
-                    Some((Status::Frozen, _)) | None => return Ok(()),
-                    Some(_) => tokio::time::sleep(GONE_INTERVAL).await,
-                }
-                told = self.client.freeze(&self.name).await;
+            match tokio::time::timeout(ANNOUNCED, self.tell_frozen()).await {
+                Ok(told) => told,
+                Err(_) => Err(RespondError::Untold { name: self.name.clone(), within: ANNOUNCED }),
             }
-            Ok(told?)
         })
     }
 

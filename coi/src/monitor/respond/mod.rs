@@ -75,6 +75,16 @@ pub enum RespondError {
     /// There is no monitor any more.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// It was done, but Incus does not know.
+    #[error(
+        "Incus has not taken in within {within:?} that {name} is frozen; it is told again when it answers"
+    )]
+    Untold {
+        /// Its name.
+        name: String,
+        /// How long it was tried.
+        within: Duration,
+    },
     /// It was done, but the container is still there.
     #[error("the container {name} is still there after {within:?}; delete it: incus delete --force {name}")]
     StillThere {

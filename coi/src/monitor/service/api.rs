@@ -19,16 +19,36 @@ pub const DEFAULT_SOCKET: &str = "/run/coi/coi.sock";
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Subject {
-    /// An Incus container of the default project, running or not: it is watched from its next start on.
+    /// An Incus container, running or not: it is watched from its next start on.
     Container {
         /// The instance's name.
         name: String,
+        /// Its project; left out, the default one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        project: Option<String>,
     },
     /// A cgroup of the unified hierarchy that exists.
     Cgroup {
         /// Its path from the hierarchy's root, such as `/coi.watch-4711`.
         path: String,
     },
+}
+
+impl Subject {
+    /// A container of the default project.
+    pub fn container(name: impl Into<String>) -> Self {
+        Self::Container { name: name.into(), project: None }
+    }
+
+    /// What its watch is called: a container of another project as Incus itself calls it on the host, `PROJECT_NAME`.
+    /// No instance's name has an underscore.
+    pub fn watch_name(&self) -> String {
+        match self {
+            Self::Container { name, project: None } => name.clone(),
+            Self::Container { name, project: Some(project) } => format!("{project}_{name}"),
+            Self::Cgroup { path } => path.trim_matches('/').to_owned(),
+        }
+    }
 }
 
 /// Asks for a container or cgroup to be watched. Asking again changes `respond` to true if it was not.
@@ -52,6 +72,40 @@ pub struct WatchRequest {
     /// name another. It holds from the first watch on.
     #[serde(default)]
     pub owner: Option<u32>,
+    /// COI has launched it itself.
+    #[serde(default)]
+    pub launched: bool,
+    /// What becomes of it without a monitor. Left out, that is what the configuration says for what COI has launched, and
+    /// anything else goes on. Asking again changes `continue` to `freeze`, not the other way round.
+    #[serde(default)]
+    pub on_monitor_loss: Option<OnMonitorLoss>,
+}
+
+impl WatchRequest {
+    /// To observe it, and nothing else.
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            respond: false,
+            workspace: None,
+            ephemeral: false,
+            rules: OwnRules::default(),
+            owner: None,
+            launched: false,
+            on_monitor_loss: None,
+        }
+    }
+}
+
+/// What becomes of what is watched when the daemon has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMonitorLoss {
+    /// It is frozen within a second, until it is watched again.
+    #[default]
+    Freeze,
+    /// It goes on, and nobody sees what it does.
+    Continue,
 }
 
 /// The state of what is watched, as the daemon knows it.
@@ -157,6 +211,9 @@ pub struct Watch {
     /// The uid of whom it belongs to.
     #[serde(default)]
     pub owner: u32,
+    /// What becomes of it without a monitor.
+    #[serde(default)]
+    pub on_monitor_loss: OnMonitorLoss,
     /// Its audit log on the host.
     pub audit: PathBuf,
     /// The gravest action since the last unfreeze.

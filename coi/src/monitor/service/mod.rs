@@ -10,12 +10,17 @@ mod deed;
 pub mod detach;
 mod events;
 pub mod install;
+mod kept;
 mod ledger;
 mod metrics;
+mod options;
+mod policy;
 #[cfg(test)]
 mod reference;
 mod refusal;
+mod registry;
 mod reload;
+mod restore;
 mod server;
 pub mod stream;
 mod subject;
@@ -26,6 +31,7 @@ mod watch;
 mod watches;
 
 pub use admission::admin_group;
+pub use options::MonitorOptions;
 pub use server::{ServerError, run};
 
 use std::os::fd::OwnedFd;

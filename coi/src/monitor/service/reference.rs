@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{
     api::{
-        ActionName, ActionTaken, ApiError, Hole, Kept, Reloaded, RuleInForce, Status, Subject, Tally, Watch,
-        WatchRequest, WatchState,
+        ActionName, ActionTaken, ApiError, Hole, Kept, OnMonitorLoss, Reloaded, RuleInForce, Status, Subject,
+        Tally, Watch, WatchRequest, WatchState,
     },
     calls::{BODY, CALLS, Call},
     connections::HEAD,
@@ -97,7 +97,7 @@ fn anchor(call: &Call) -> String {
 }
 
 fn types() -> [(&'static str, serde_json::Value); 6] {
-    let subject = Subject::Container { name: "coi-1a2b3c4d-1".into() };
+    let subject = Subject::container("coi-1a2b3c4d-1");
     let request = WatchRequest {
         subject: subject.clone(),
         respond: true,
@@ -105,6 +105,8 @@ fn types() -> [(&'static str, serde_json::Value); 6] {
         ephemeral: false,
         rules: OwnRules::default(),
         owner: Some(1000),
+        launched: true,
+        on_monitor_loss: Some(OnMonitorLoss::Freeze),
     };
     let taken = ActionTaken {
         action: ActionName::Kill,
@@ -123,6 +125,7 @@ fn types() -> [(&'static str, serde_json::Value); 6] {
         respond: true,
         state: WatchState::Killed,
         owner: 1000,
+        on_monitor_loss: OnMonitorLoss::Freeze,
         audit: PathBuf::from("/var/log/coi/1000/coi-1a2b3c4d-1.6f0c….jsonl"),
         last_action: Some(taken),
         network_cut: false,

@@ -15,6 +15,7 @@ use crate::{
         audit::LogError,
         cgroup::CgroupError,
         pipeline::{self, OrderError},
+        private::PrivateError,
         respond::{NetworkError, RespondError},
         rulefiles::drawn,
         rules::{RuleError, TooMuch},
@@ -126,6 +127,12 @@ impl From<NetworkError> for Refusal {
 
 impl From<LogError> for Refusal {
     fn from(error: LogError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<PrivateError> for Refusal {
+    fn from(error: PrivateError) -> Self {
         Self::internal(error.to_string())
     }
 }

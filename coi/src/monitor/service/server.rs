@@ -16,7 +16,10 @@ use nix::{
     unistd::Uid,
 };
 use sd_notify::NotifyState;
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, mpsc},
+};
 
 use super::{
     Options,
@@ -25,6 +28,9 @@ use super::{
     connections::{self, Places},
     deed::Means,
     detach::READY,
+    kept::Keeping,
+    policy,
+    registry::Registry,
     reload::give_back,
     systemd,
     watches::Service,
@@ -34,9 +40,11 @@ use crate::{
     monitor::{
         audit::{LogError, Logs},
         config::Config,
+        guard::{Guard, GuardError},
         inforce::Base,
         notify::Notifier,
         pipeline, priority,
+        private::{Private, PrivateError},
         recorder::{RecordError, Recorder},
         rulefiles::RuleFilesError,
         sensor::{Sensor, SensorError},
@@ -92,6 +100,12 @@ pub enum ServerError {
     /// The pipeline does not start.
     #[error(transparent)]
     Pipeline(#[from] pipeline::StartError),
+    /// What must outlive the daemon cannot be kept.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// Nothing would freeze what is watched if the daemon went.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// A thread or a signal handler cannot be made.
     #[error("cannot start the daemon: {0}")]
     Start(#[source] io::Error),
@@ -126,14 +140,14 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     let Started { service, listener, place, thread, lock } = started?;
     let result = serve(&service, listener, options.idle_exit).await;
     systemd::say(NotifyState::Stopping);
+    // From here on a successor may come; without one it is frozen, where that is the policy.
+    service.keeping.guard.leaving(service.monitor.handover).await;
     service.pipeline.stop();
-    for entry in service.watches().values().filter(|entry| entry.over.is_none()) {
-        entry.watching.detach("the daemon ends");
-    }
     // The programs are gone when the thread is, and the recordings are written.
     if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         tracing::error!("the monitor's thread did not end in order");
     }
+    service.finish().await;
     let logs = Arc::clone(&service.logs);
     if tokio::task::spawn_blocking(move || logs.end()).await.is_err() {
         tracing::error!("the audit logs were not ended in order");
@@ -217,7 +231,11 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let lock = place.take_lock().await?;
     priority::prefer_daemon();
     let set = Config::read(config.as_deref())?;
-    let base = Base::of(&set, rules.as_deref())?;
+    let directory = place.path.parent().unwrap_or(Path::new("/"));
+    let runtime = Private::open(&directory.join("guard"))?;
+    let standing = Arc::new(Private::open(&directory.join("standing"))?);
+    let registry = Registry::of_machine()?;
+    let (base, monitor) = (Base::of(&set, rules.as_deref())?, set.monitor);
     let means = Arc::new(Means { respond: set.respond, notifier: Notifier::start(&set.notify) });
     let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
@@ -225,10 +243,9 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
     let rings = sensor.fills();
     let (pipeline, thread) = pipeline::start(sensor, recorder)?;
-    let failed = |source| ServerError::Listen { socket: place.path.clone(), source };
-    let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = UnixListener::from_std(listener).map_err(failed)?;
+    // After the programs: what a process has opened last is closed first when it is killed.
+    let (guard_ended, guard_ends) = mpsc::unbounded_channel();
+    let guard = Guard::connect(runtime.path(), guard_ended)?;
     let service = Arc::new(Service {
         pipeline,
         incus: incus::Client::from_env(),
@@ -245,7 +262,18 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         rule_files: rules.clone(),
         config: config.clone(),
         changed: Notify::new(),
+        keeping: Keeping { guard, registry, standing },
+        runtime,
+        monitor,
+        beginning: tokio::sync::Mutex::default(),
     });
+    tokio::spawn(Arc::clone(&service).mind_guard(guard_ends));
+    // What was watched is watched again before anybody is answered.
+    service.restore().await?;
+    let failed = |source| ServerError::Listen { socket: place.path.clone(), source };
+    let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
     give_back();
     let rules = service.rules.load(Ordering::Relaxed);
     tracing::info!(socket = %place.path.display(), rules, "ready");
@@ -268,6 +296,7 @@ async fn serve(
     };
     tokio::spawn(beat(Arc::downgrade(service)));
     tokio::spawn(systemd::show_life(service.pipeline.clone()));
+    tokio::spawn(policy::follow(Arc::downgrade(service)));
     let router = router(Arc::clone(service));
     let server = connections::answer(listener, router, Arc::clone(&service.places));
     // Viewers' streams have no end of their own, so the server is dropped rather than drained.

@@ -1,7 +1,6 @@
 //! What is to be watched: found, identified, and told from what must not be.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -19,11 +18,14 @@ use crate::{
     monitor::{
         cgroup::{self, Cgroup},
         respond::{CgroupResponder, IncusResponder, Responder},
+        seccomp,
     },
 };
 
 /// Where COI mounts the workspace in its containers, and looks for it in others.
 const WORKSPACE: &str = "/workspace";
+/// What LXC puts before a container's name to name its cgroup.
+const PAYLOAD: &str = "/lxc.payload.";
 /// The deepest level at which the kernel side looks for watched cgroups.
 const MAX_LEVEL: u32 = 8;
 
@@ -37,19 +39,31 @@ pub(super) struct Found {
     pub(super) inside: Option<String>,
     pub(super) responder: Box<dyn Responder>,
     pub(super) ephemeral: bool,
-    /// Its configuration in Incus; empty for a cgroup.
-    pub(super) config: BTreeMap<String, String>,
+    /// The ids of the holes that its configuration in Incus closes.
+    pub(super) closed: Vec<String>,
 }
 
 impl Service {
-    pub(super) async fn find_container(&self, name: &str, request: &WatchRequest) -> Result<Found, Refusal> {
-        let instance = self.incus.instance(name).await?;
+    pub(super) async fn find_container(
+        &self,
+        name: &str,
+        project: Option<&str>,
+        request: &WatchRequest,
+    ) -> Result<Found, Refusal> {
+        let incus = self.incus.in_project(project);
+        let instance = incus.instance(name).await?;
+        if instance.kind == "virtual-machine" {
+            let words =
+                format!("{name} is a virtual machine: its processes are its own kernel's, not this one's");
+            return Err(Refusal::bad_request(words));
+        }
         let id = instance.uuid().ok_or_else(|| {
             Refusal::new(StatusCode::BAD_GATEWAY, "incus", format!("Incus gives no volatile.uuid for {name}"))
         })?;
-        let mut path = format!("/lxc.payload.{name}");
+        let full = request.subject.watch_name();
+        let mut path = format!("{PAYLOAD}{full}");
         let mut existing = None;
-        let state = self.incus.state(name).await?;
+        let state = incus.state(name).await?;
         if let Ok(pid @ 1..) = u32::try_from(state.pid)
             && let Some(running) = payload(pid)
         {
@@ -67,15 +81,15 @@ impl Service {
             device.get("source").map(PathBuf::from)
         });
         Ok(Found {
-            name: name.to_owned(),
+            name: full,
             id: id.to_owned(),
             path,
             existing,
             inside: workspace.as_ref().map(|_| WORKSPACE.to_owned()),
             workspace,
-            responder: Box::new(IncusResponder::new(self.incus.clone(), name, id)),
+            responder: Box::new(IncusResponder::new(incus, project, name, id)),
             ephemeral: request.ephemeral || instance.ephemeral,
-            config: instance.expanded_config,
+            closed: seccomp::closed_holes(&instance.expanded_config).into_iter().map(str::to_owned).collect(),
         })
     }
 }
@@ -132,7 +146,7 @@ pub(super) fn find_cgroup(
         path,
         responder: Box::new(CgroupResponder),
         ephemeral: true,
-        config: BTreeMap::new(),
+        closed: Vec::new(),
     })
 }
 

@@ -12,10 +12,16 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{admission::Caller, calls::router, connections, deed::Means, watches::Service};
+use super::{
+    admission::Caller, calls::router, connections, deed::Means, kept::Keeping, registry::Registry,
+    watches::Service,
+};
 use crate::{
     incus,
-    monitor::{audit::Logs, config::Config, inforce::Base, notify::Notifier, pipeline},
+    monitor::{
+        audit::Logs, config::Config, guard::Guard, inforce::Base, notify::Notifier, pipeline,
+        private::Private,
+    },
 };
 
 /// The state of a daemon that watches nothing and keeps its logs in this directory.
@@ -25,6 +31,12 @@ pub(super) fn service(directory: &Path) -> Arc<Service> {
         Base::of(&config, None).unwrap_or_else(|error| panic!("the built-in rules are wrong: {error}"));
     let logs = Logs::at(&directory.join("log"), &directory.join("state"), config.audit);
     let logs = logs.unwrap_or_else(|error| panic!("{error}"));
+    let private = |name| Private::open(&directory.join(name)).unwrap_or_else(|error| panic!("{error}"));
+    let keeping = Keeping {
+        guard: Guard::absent(),
+        registry: Registry::new(private("watches")),
+        standing: Arc::new(private("standing")),
+    };
     Arc::new(Service {
         pipeline: pipeline::Handle::ended(),
         incus: incus::Client::at(directory.join("incus.sock")),
@@ -41,6 +53,10 @@ pub(super) fn service(directory: &Path) -> Arc<Service> {
         rule_files: None,
         config: None,
         changed: tokio::sync::Notify::new(),
+        keeping,
+        runtime: private("guard"),
+        monitor: config.monitor,
+        beginning: tokio::sync::Mutex::default(),
     })
 }
 

@@ -3,7 +3,7 @@
 //! It promises that a record follows its action and that nothing of one container waits for another.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,18 +13,24 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchState};
-use super::deed::{Deed, Means, Proof};
-use super::ledger::Ledger;
+use super::{
+    admission::Caller,
+    api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchRequest, WatchState},
+    deed::{Deed, Means, Proof},
+    kept::Kept,
+    ledger::Ledger,
+};
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
     event::{EventKind, Field, Record as _, Value as FieldValue},
     notify::Notice,
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
+    private::PrivateError,
     respond::{Limits, Network, NetworkError, Owner, RespondError, Responder, blocking, climb},
     rules::{self, Alert, Counters, Denied},
     sensor::boottime,
+    standing::{Held, HeldFor},
     viewers::{Shown, View},
 };
 
@@ -44,6 +50,8 @@ pub(super) struct Watching {
     pub(super) holes: Vec<Hole>,
     ledger: Arc<Ledger>,
     audit: PathBuf,
+    /// What of it outlives this daemon.
+    kept: Kept,
     /// `None` when it is over.
     log: Mutex<Option<Log>>,
     now: Mutex<Now>,
@@ -57,8 +65,8 @@ struct Now {
     state: WatchState,
     last_action: Option<ActionTaken>,
     cgroup: Option<Arc<Cgroup>>,
-    /// It is frozen because the disk takes no records, and for nothing else.
-    waits_for_disk: bool,
+    /// For what it stands still, by this daemon's doing or the last one's.
+    held: Option<Held>,
 }
 
 impl Watching {
@@ -71,6 +79,7 @@ impl Watching {
         means: Arc<Means>,
         holes: Vec<Hole>,
         ledger: Arc<Ledger>,
+        kept: Kept,
     ) -> Self {
         Self {
             watched,
@@ -83,13 +92,9 @@ impl Watching {
             means,
             ledger,
             audit: log.path().to_owned(),
+            kept,
             log: Mutex::new(Some(log)),
-            now: Mutex::new(Now {
-                state: WatchState::Armed,
-                last_action: None,
-                cgroup: None,
-                waits_for_disk: false,
-            }),
+            now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None, held: None }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
         }
@@ -105,6 +110,7 @@ impl Watching {
             respond: self.watched.respond.load(Ordering::Relaxed),
             state: now.state,
             owner: self.owner,
+            on_monitor_loss: self.kept.on_monitor_loss(),
             audit: self.audit.clone(),
             last_action: now.last_action.clone(),
             network_cut: self.network.is_cut(),
@@ -149,6 +155,71 @@ impl Watching {
     /// Has the kernel refuse what rules that are not yet in force deny.
     pub(super) async fn deny_by(&self, denied: &Arc<Denied>) -> Result<(), NetworkError> {
         if self.responds() { self.deny(denied, self.cgroup().as_ref()).await } else { Ok(()) }
+    }
+
+    /// Its audit log.
+    pub(super) fn audit(&self) -> &Path {
+        &self.audit
+    }
+
+    /// More is wanted of it than before.
+    pub(super) async fn tighten(&self, respond: bool, freeze: bool) -> Result<(), PrivateError> {
+        self.kept.tighten(respond, freeze, self.cgroup()).await
+    }
+
+    /// Has it guarded; ends when the guard knows.
+    pub(super) async fn entrust(&self, cgroup: Option<Arc<Cgroup>>) {
+        self.kept.guard(cgroup).await;
+    }
+
+    /// What was asked for.
+    pub(super) fn request(&self) -> WatchRequest {
+        self.kept.registered().request
+    }
+
+    /// Who opens its workspace.
+    pub(super) fn opener(&self) -> Caller {
+        self.kept.registered().caller()
+    }
+
+    /// Who asked.
+    pub(super) fn by(&self) -> u32 {
+        self.kept.registered().by
+    }
+
+    /// Nothing of it is kept for the next daemon.
+    pub(super) async fn forget(&self) {
+        self.kept.forget().await;
+    }
+
+    /// It stands still now, in the cgroup of this id, or does not any more.
+    pub(super) fn hold(&self, held: Option<(u64, Held)>) {
+        {
+            let mut now = self.now();
+            now.held = held.as_ref().map(|(_, held)| held.clone());
+            if let Some((_, held)) = &held {
+                if held.action.is_some() {
+                    now.last_action.clone_from(&held.action);
+                }
+                self.watched.stands.store(true, Ordering::Release);
+            }
+        }
+        if let Err(error) = self.watched.standing.hold(held) {
+            tracing::warn!(%error, name = self.watched.container.name, "the next daemon may not know for what it stands still");
+        }
+    }
+
+    /// Notes, once all records so far are on the disk, that this intent is among them.
+    pub(super) fn settle(&self, intent: Option<u64>) {
+        let (Some(intent), Some(flushed)) = (intent, self.log().as_ref().map(Log::flushed)) else { return };
+        let watched = Arc::clone(&self.watched);
+        tokio::spawn(async move {
+            if flushed.await
+                && let Err(error) = watched.standing.settle(intent)
+            {
+                tracing::warn!(%error, name = watched.container.name, "an action may be told twice");
+            }
+        });
     }
 
     /// Ends when no action is under way and all that was recorded is on the disk, if the disk takes it.
@@ -278,17 +349,31 @@ impl Watching {
                 Note::Alert(decision) => self.act(*decision, &pipeline).await,
                 Note::Made(cgroup) => {
                     self.now().cgroup = Some(Arc::clone(&cgroup));
+                    self.kept.moved(Some(Arc::clone(&cgroup)));
                     self.guard(&cgroup).await;
+                    let is_held = cgroup.is_held();
                     // Incus may take its time; what the watch decides does not wait for it.
                     tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
-                    self.enter(WatchState::Running, "its cgroup was made");
-                    let trouble = progress.borrow().trouble.clone();
-                    if trouble.is_some() {
-                        self.heed(trouble, on_full_disk).await;
+                    match self.why_held() {
+                        Some(why) if is_held => self.enter(WatchState::Frozen, &why),
+                        None if is_held => {
+                            self.enter(
+                                WatchState::Frozen,
+                                "somebody else has frozen it: incus resume lets it go on",
+                            );
+                        }
+                        _ => {
+                            self.hold(None);
+                            self.enter(WatchState::Running, "it runs");
+                        }
                     }
+                    let trouble = progress.borrow().trouble.clone();
+                    self.heed(trouble, on_full_disk).await;
                 }
                 Note::Gone => {
                     self.now().cgroup = None;
+                    self.hold(None);
+                    self.kept.moved(None);
                     if !self.is_over() {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
                         self.enter(state, "its cgroup was removed");
@@ -299,6 +384,10 @@ impl Watching {
                         // The service has it disarmed; nobody there means the daemon is ending.
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
+                }
+                Note::Last(done) => {
+                    // Who asked may have lost patience.
+                    let _ = done.send(());
                 }
                 Note::Over => {
                     self.sum_up();
@@ -365,7 +454,7 @@ impl Watching {
     }
 
     /// So much is not in the log.
-    fn miss(&self, records: u64) {
+    pub(super) fn miss(&self, records: u64) {
         let gap = Gap { reason: "queue", records: Some(records), ..Gap::default() };
         self.write(Record::gap(&self.watched.container, &gap));
     }
@@ -387,11 +476,12 @@ impl Watching {
             return;
         }
         let _acting = self.acting.lock().await;
-        let (state, waits_for_disk) = {
+        let (state, held_for) = {
             let now = self.now();
-            (now.state, now.waits_for_disk)
+            (now.state, now.held.as_ref().map(|held| held.held_for))
         };
         let Some(cgroup) = self.cgroup() else { return };
+        let id = cgroup.id();
         let (action, done, why, then) = match trouble {
             Some(error) if state == WatchState::Running => {
                 let why = format!("frozen until the audit log can be written: {error}");
@@ -402,7 +492,7 @@ impl Watching {
                 }
                 (ActionName::Freeze, done, why, WatchState::Frozen)
             }
-            None if state == WatchState::Frozen && waits_for_disk => {
+            None if held_for == Some(HeldFor::FullDisk) => {
                 let why = "the audit log can be written again".to_owned();
                 self.watched.stands.store(false, Ordering::Release);
                 (ActionName::Thaw, self.responder.thaw(cgroup).await, why, WatchState::Running)
@@ -413,9 +503,15 @@ impl Watching {
         let done = Done { action, error: error.as_deref(), by: None, why: &why };
         self.record(Record::action(&self.watched.container, &done));
         if error.is_none() {
-            self.now().waits_for_disk = action == ActionName::Freeze;
+            let held = Held { held_for: HeldFor::FullDisk, why: why.clone(), action: None };
+            self.hold((action == ActionName::Freeze).then_some((id, held)));
             self.enter(then, &why);
         }
+    }
+
+    /// For what it stands still.
+    fn why_held(&self) -> Option<String> {
+        self.now().held.as_ref().map(|held| held.why.clone())
     }
 
     /// Makes sure that a cgroup is the watched container's own.
@@ -468,20 +564,24 @@ impl Watching {
                 let thawed = self.responder.thaw(cgroup).await;
                 tell(ActionName::Thaw, why, &thawed);
                 thawed?;
-                self.now().waits_for_disk = false;
+                self.hold(None);
                 self.enter(WatchState::Running, why);
             }
             Order::Freeze => {
                 let why = "frozen by a person";
                 self.watched.stands.store(true, Ordering::Release);
+                let id = cgroup.id();
                 let frozen = self.responder.freeze(cgroup).await;
+                if frozen.is_ok() {
+                    let held = Held { held_for: HeldFor::Person, why: why.to_owned(), action: None };
+                    self.hold(Some((id, held)));
+                }
                 let done = match frozen {
                     Ok(()) => self.responder.announce().await,
                     failed => failed,
                 };
                 tell(ActionName::Freeze, why, &done);
                 done?;
-                self.now().waits_for_disk = false;
                 self.enter(WatchState::Frozen, why);
             }
             Order::Kill => {
@@ -500,7 +600,8 @@ impl Watching {
     }
 
     async fn act(self: &Arc<Self>, decision: Decision, pipeline: &Handle) {
-        let Decision { event, alert, action, cgroup, decided, recent } = decision;
+        let Decision { event, alert, action, cgroup, decided, recent, intent } = decision;
+        let id = cgroup.as_ref().map(|cgroup| cgroup.id());
         self.alerts.fetch_add(1, Ordering::Relaxed);
         // Who asks for the watch meanwhile is answered when the action is over.
         let _acting = self.acting.lock().await;
@@ -553,12 +654,15 @@ impl Watching {
                 process_pid: event.actor.pid,
                 timestamp: audit::timestamp(event.time),
             };
+            if let (ActionName::Freeze, None, Some(id)) = (action, &error, id) {
+                let why = format!("rule {}: {}", alert.rule.id, alert.message);
+                self.hold(Some((id, Held { held_for: HeldFor::Rule, why, action: Some(taken.clone()) })));
+            }
             let mut now = self.now();
             let is_over = matches!(now.state, WatchState::Frozen | WatchState::Killed);
             match action {
                 ActionName::Freeze | ActionName::Kill => {
                     now.last_action = Some(taken);
-                    now.waits_for_disk = false;
                     if error.is_none() {
                         now.state =
                             if action == ActionName::Kill { WatchState::Killed } else { WatchState::Frozen };
@@ -578,6 +682,7 @@ impl Watching {
         let record = Record::alert(&event, &alert, &outcome);
         self.notify(&alert, &record);
         self.record(record);
+        self.settle(intent);
         if matches!(action, ActionName::Freeze | ActionName::Kill) && error.is_none() {
             let state = self.state();
             self.record(Record::state(&self.watched.container, state, &alert.message));

@@ -3,7 +3,7 @@
 //! It promises that a watch that was answered is armed in the kernel.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,13 +16,17 @@ use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use super::{
     admission::{ADMIN_GROUP, Caller},
-    api::{Hole, Subject, Watch, WatchRequest, WatchState},
+    api::{Hole, OnMonitorLoss, Subject, Watch, WatchRequest, WatchState},
     connections::Places,
     deed::Means,
+    kept::Keeping,
     ledger::Ledger,
+    options::MonitorOptions,
     refusal::Refusal,
+    registry::Registered,
     reload::give_back,
-    subject::{find_cgroup, workspace_scope},
+    restore::Absence,
+    subject::{Found, find_cgroup, workspace_scope},
     watch::{Raw, Watching},
 };
 use crate::{
@@ -34,8 +38,8 @@ use crate::{
         event::Container,
         inforce::{Base, InForce},
         pipeline::{self, Note, Order, Watched},
+        private::Private,
         rules::OwnRules,
-        seccomp,
         sensor::fill::Fill,
         viewers::Viewers,
     },
@@ -43,6 +47,8 @@ use crate::{
 
 /// How many notes may wait for a watch's task.
 const NOTES: usize = 8192;
+/// How long an ending daemon waits for what was decided last.
+const LAST: Duration = Duration::from_secs(5);
 /// How long a watch that is over is still told of.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
@@ -70,6 +76,13 @@ pub(super) struct Service {
     pub(super) config: Option<PathBuf>,
     /// Watches have come or gone.
     pub(super) changed: Notify,
+    /// What outlives the daemon.
+    pub(super) keeping: Keeping,
+    /// The directory of its socket, and of what the guard and it say to each other.
+    pub(super) runtime: Private,
+    pub(super) monitor: MonitorOptions,
+    /// Held while a watch is begun: nothing is watched twice.
+    pub(super) beginning: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct Entry {
@@ -151,33 +164,83 @@ impl Service {
         caller: &Caller,
     ) -> Result<Watch, Refusal> {
         self.check_claim(&request.subject, None, caller)?;
-        let by = caller.uid;
+        self.watch_for(request, caller.uid, Some(caller.clone()), Some(caller)).await
+    }
+
+    /// The same for `by`. Who has named the workspace opens it; `claim` is who has to have a claim to the container.
+    pub(super) async fn watch_for(
+        self: &Arc<Self>,
+        request: WatchRequest,
+        by: u32,
+        named_by: Option<Caller>,
+        claim: Option<&Caller>,
+    ) -> Result<Watch, Refusal> {
         let found = match &request.subject {
-            Subject::Container { name } => self.find_container(name, &request).await?,
+            Subject::Container { name, project } => {
+                self.find_container(name, project.as_deref(), &request).await?
+            }
             Subject::Cgroup { path } => find_cgroup(path, &request, &self.incus)?,
         };
-        self.check_claim(&request.subject, Some(&found.id), caller)?;
+        if let Some(caller) = claim {
+            self.check_claim(&request.subject, Some(&found.id), caller)?;
+        }
+        let _beginning = self.beginning.lock().await;
         let running = self
             .watches()
             .get(&found.name)
             .filter(|entry| entry.over.is_none())
             .map(|entry| Arc::clone(&entry.watching));
+        let on_loss = request.on_monitor_loss.unwrap_or(match request.launched {
+            true => self.monitor.on_monitor_loss,
+            false => OnMonitorLoss::Continue,
+        });
         if let Some(running) = running {
             if running.watched.container.id == found.id {
                 if request.respond {
                     running.respond().await?;
                 }
+                running.tighten(request.respond, on_loss == OnMonitorLoss::Freeze).await?;
                 let passed_over = passed_over(&request.rules, &running.watched.own);
                 return Ok(Watch { passed_over, ..running.describe() });
             }
             // Another container has its name now.
             self.end(&running).await?;
         }
-        let workspace = match found.workspace {
-            // Incus's own word is not the caller's.
-            Some(path) if request.workspace.is_none() => Some(workspace_scope(path, &Caller::root()).await?),
-            Some(path) => Some(workspace_scope(path, caller).await?),
-            None => None,
+        let named_by = named_by.filter(|_| request.workspace.is_some());
+        let request = WatchRequest {
+            workspace: found.workspace.clone(),
+            ephemeral: found.ephemeral,
+            on_monitor_loss: Some(on_loss),
+            ..request
+        };
+        let mut registered = Registered::new(&found.name, &found.id, &found.path, request, by);
+        registered.inside.clone_from(&found.inside);
+        registered.closed.clone_from(&found.closed);
+        registered.named_by = named_by.map(|Caller { uid, gid, groups, .. }| (uid, gid, groups));
+        Ok(self.begin(found, registered, None).await?.describe())
+    }
+
+    /// Begins a watch, or begins it again after an absence of the daemon.
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        found: Found,
+        mut registered: Registered,
+        absence: Option<&Absence>,
+    ) -> Result<Arc<Watching>, Refusal> {
+        let (request, by, key) = (registered.request.clone(), registered.by, registered.key());
+        let mut unseen = None;
+        let opens = registered.caller();
+        let scope = match found.workspace {
+            Some(path) => workspace_scope(path, &opens).await.map(Some),
+            None => Ok(None),
+        };
+        let workspace = match scope {
+            // It is watched all the same.
+            Err(refusal) if absence.is_some() => {
+                unseen = Some(refusal.error.message);
+                None
+            }
+            workspace => workspace?,
         };
         let base = self.base.read().await;
         let (own, rules) = self.rules_for(&base, request.rules).await?;
@@ -188,7 +251,12 @@ impl Service {
         let opened = tokio::task::spawn_blocking(move || logs.open(owner, about)).await;
         let log = opened.map_err(|error| Refusal::internal(error.to_string()))??;
         let owner = log.owner();
+        registered.request.owner = Some(owner);
         let in_force = RulesInForce::of(&rules.set);
+        let (standing, left) = self.keeping.standing(&key)?;
+        let is_container = matches!(request.subject, Subject::Container { .. });
+        let next = is_container.then(|| found.path.clone());
+        let kept = self.keeping.keep(registered, next, absence.is_none()).await?;
         let watched = Arc::new(Watched {
             scope: coi_common::Scope { level: cgroup::level(&found.path), ..workspace.unwrap_or_default() },
             container,
@@ -204,6 +272,7 @@ impl Service {
             counts: Counts::default(),
             unrecorded: 0.into(),
             stands: false.into(),
+            standing,
         });
         let watching = Arc::new(Watching::new(
             Arc::clone(&watched),
@@ -212,11 +281,17 @@ impl Service {
             found.ephemeral,
             log,
             Arc::clone(&self.means),
-            self.left_open(&found.config),
+            self.left_open(&found.closed),
             Arc::clone(&self.ledger),
+            kept,
         ));
-        if request.respond {
-            watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await?;
+        if request.respond
+            && let Err(error) = watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await
+        {
+            if absence.is_none() {
+                watching.forget().await;
+            }
+            return Err(error.into());
         }
         let why = if request.respond {
             "armed; it is frozen and killed by the rules"
@@ -227,7 +302,18 @@ impl Service {
         watching.record(Record::attach(container, request.respond, owner, by, &in_force));
         watching.record(Record::coverage(container, &self.programs, &watching.holes));
         watching.enter(WatchState::Armed, why);
-        self.pipeline.arm(Arc::clone(&watched), found.existing).await??;
+        if let Some(why) = unseen {
+            let words = format!("its workspace is not told from other files: {why}");
+            watching.record(Record::note(container, &words));
+        }
+        let existing = found.existing;
+        let armed = self.pipeline.arm(Arc::clone(&watched), existing.clone()).await;
+        if !matches!(armed, Ok(Ok(()))) && absence.is_none() {
+            watching.forget().await;
+        }
+        armed??;
+        watching.entrust(existing.clone()).await;
+        watching.resume(left, absence, existing.as_ref()).await;
         let audit::Options { on_full_disk, events: kinds, .. } = self.logs.options().clone();
         let raw = match kinds.is_empty() {
             true => None,
@@ -253,17 +339,17 @@ impl Service {
                 tracing::error!(error = refusal.error.message, "a watch could not be ended");
             }
         });
-        Ok(watching.describe())
+        Ok(watching)
     }
 
     /// Who is no administrator may ask again for what is theirs, and for nothing else: nobody becomes a container's owner
     /// by asking for it. `id` is the container's, once it is known; until then nobody is asked about it.
     fn check_claim(&self, subject: &Subject, id: Option<&str>, caller: &Caller) -> Result<(), Refusal> {
-        let Subject::Container { name } = subject else { return Ok(()) };
+        let Subject::Container { name, .. } = subject else { return Ok(()) };
         let is_theirs = |watching: &Arc<Watching>| {
             watching.owner == caller.uid && id.is_none_or(|id| watching.watched.container.id == id)
         };
-        if caller.is_admin() || self.named(name).as_ref().is_some_and(is_theirs) {
+        if caller.is_admin() || self.named(&subject.watch_name()).as_ref().is_some_and(is_theirs) {
             return Ok(());
         }
         Err(Refusal::denied(format!(
@@ -301,9 +387,8 @@ impl Service {
 
     /// The sensor's holes, less those that an instance's configuration closes. What it was configured to be when its
     /// watch began: who changes that and restarts it changes what is true.
-    pub(super) fn left_open(&self, config: &BTreeMap<String, String>) -> Vec<Hole> {
-        let closed = seccomp::closed_holes(config);
-        self.holes.iter().filter(|hole| !closed.contains(&hole.id.as_str())).cloned().collect()
+    pub(super) fn left_open(&self, closed: &[String]) -> Vec<Hole> {
+        self.holes.iter().filter(|hole| !closed.contains(&hole.id)).cloned().collect()
     }
 
     /// Has a watch's task do what a person wants: in order, so after every freeze that was decided before.
@@ -320,12 +405,36 @@ impl Service {
         Ok(watching.describe())
     }
 
+    /// The pipeline has ended: what it had decided is carried out and recorded, as far as there is time.
+    pub(super) async fn finish(&self) {
+        let live = self.live();
+        let last = live.iter().map(async |watching| {
+            let (done, is_done) = oneshot::channel();
+            let notes = &watching.watched.notes;
+            if notes.send(Note::Last(done)).await.is_ok() {
+                let _ = is_done.await;
+            }
+        });
+        let all = futures_util::future::join_all(last);
+        if tokio::time::timeout(LAST, all).await.is_err() {
+            tracing::error!("what was decided last is not recorded of every watch");
+        }
+        for watching in live {
+            let left = NOTES - watching.watched.notes.capacity();
+            if left > 0 {
+                watching.miss(left as u64);
+            }
+            watching.detach("the daemon ends");
+        }
+    }
+
     /// Watches no longer.
     pub(super) async fn end(&self, watching: &Arc<Watching>) -> Result<(), Refusal> {
         if !watching.is_over() {
             watching.enter(WatchState::Gone, "watched no longer");
         }
         self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
+        watching.forget().await;
         // It has ended already if this is the second time.
         let _ = watching.watched.notes.send(Note::Over).await;
         if let Some(entry) = self.watches().get_mut(&watching.watched.container.name)

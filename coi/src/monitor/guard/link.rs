@@ -1,0 +1,332 @@
+//! The daemon's side: the connection to the guard, and a new guard where there is none.
+//!
+//! It promises that what [`Guard::watch`] has answered is known to a guard, and that the end of a guard is noticed at
+//! once: another one is started and told everything, and [`Guard::ended`] says so. A thread of its own does it, so that
+//! neither the pipeline nor a watch waits for it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, mpsc as std_mpsc},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+    unistd::setsid,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    GuardError, PROTOCOL, SOCKET, Say, Welcome,
+    socket::{Packets, listening},
+};
+use crate::monitor::cgroup::Cgroup;
+
+/// How long a guard may take to start and answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long until it is tried again to start one.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Something that is watched.
+#[derive(Clone, Debug)]
+pub struct Ward {
+    /// The path at which its next cgroup will be made; `None` if there will be none.
+    pub next: Option<String>,
+    /// The cgroup that is there.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// It is to be frozen without a monitor.
+    pub freeze: bool,
+}
+
+/// A guard has ended, and what became of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Another one is in its place.
+    Replaced {
+        /// The one that has ended.
+        was: u32,
+        /// The one that there is.
+        is: u32,
+    },
+    /// None could be started; it is tried again.
+    Missing {
+        /// The one that has ended.
+        was: u32,
+        /// Why not.
+        why: String,
+    },
+}
+
+enum Order {
+    Watch(String, Ward, oneshot::Sender<()>),
+    Forget(String),
+    Settled,
+    Leaving(Duration, oneshot::Sender<()>),
+}
+
+/// The way to the guard.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    orders: std_mpsc::Sender<Order>,
+    wake: Arc<EventFd>,
+}
+
+impl Guard {
+    /// Connects to the guard of this runtime directory; starts one if there is none. `ended` is told when one ends.
+    pub fn connect(directory: &Path, ended: mpsc::UnboundedSender<Ended>) -> Result<Self, GuardError> {
+        let path = directory.join(SOCKET);
+        let failed = |source| GuardError::Socket { path: path.clone(), source };
+        let connected = Connected::to_any(&path).map_err(failed)?;
+        let (orders, inbox) = std_mpsc::channel();
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let wake = Arc::new(EventFd::from_flags(flags).map_err(|error| failed(error.into()))?);
+        let keeper = Keeper {
+            path: path.clone(),
+            connected: Some(connected),
+            wards: BTreeMap::new(),
+            is_settled: false,
+            ended,
+        };
+        let woken = Arc::clone(&wake);
+        let thread = std::thread::Builder::new().name("coi-guard".into());
+        thread.spawn(move || keeper.run(&inbox, &woken)).map_err(failed)?;
+        Ok(Self { orders, wake })
+    }
+
+    /// None: nobody is told anything, for a daemon that watches nothing.
+    #[cfg(any(test, fuzzing))]
+    pub fn absent() -> Self {
+        let (orders, _) = std_mpsc::channel();
+        let wake = EventFd::new().unwrap_or_else(|error| panic!("{error}"));
+        Self { orders, wake: Arc::new(wake) }
+    }
+
+    fn order(&self, order: Order) {
+        // The thread ends with the last of these handles only.
+        if self.orders.send(order).is_ok() {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Has something guarded, or guarded otherwise; ends when the guard has been told.
+    pub async fn watch(&self, key: &str, ward: Ward) {
+        let (told, is_told) = oneshot::channel();
+        self.order(Order::Watch(key.to_owned(), ward, told));
+        let _ = is_told.await;
+    }
+
+    /// The same, without waiting.
+    pub fn change(&self, key: &str, ward: Ward) {
+        let (told, _) = oneshot::channel();
+        self.order(Order::Watch(key.to_owned(), ward, told));
+    }
+
+    /// Has something guarded no longer.
+    pub fn forget(&self, key: &str) {
+        self.order(Order::Forget(key.to_owned()));
+    }
+
+    /// All that is watched has been told, and what the daemon before had left is dealt with.
+    pub fn settled(&self) {
+        self.order(Order::Settled);
+    }
+
+    /// This daemon is about to end, and another one will come within this time.
+    pub async fn leaving(&self, grace: Duration) {
+        let (told, is_told) = oneshot::channel();
+        self.order(Order::Leaving(grace, told));
+        let _ = is_told.await;
+    }
+}
+
+/// The thread's own.
+struct Keeper {
+    path: PathBuf,
+    connected: Option<Connected>,
+    wards: BTreeMap<String, Ward>,
+    is_settled: bool,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// A guard that has answered.
+#[derive(Debug)]
+struct Connected {
+    packets: Packets,
+    pid: u32,
+    /// It is this process's own child.
+    child: Option<Child>,
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &std_mpsc::Receiver<Order>, wake: &EventFd) {
+        loop {
+            let mut ready = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+            let timeout = match &self.connected {
+                Some(connected) => {
+                    ready.push(PollFd::new(connected.packets.as_fd(), PollFlags::POLLIN));
+                    PollTimeout::NONE
+                }
+                None => PollTimeout::try_from(RETRY).unwrap_or(PollTimeout::MAX),
+            };
+            // An interrupted wait is one that has ended.
+            let _ = poll(&mut ready, timeout);
+            // It says nothing but its answer to the first word: what can be read is its end.
+            if ready.get(1).and_then(PollFd::any).unwrap_or(false) {
+                self.replace();
+            }
+            if self.connected.is_none() {
+                self.replace();
+            }
+            // Empty if nobody called.
+            let _ = wake.read();
+            loop {
+                match inbox.try_recv() {
+                    Ok(order) => self.obey(order),
+                    Err(std_mpsc::TryRecvError::Empty) => break,
+                    Err(std_mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Watch(key, ward, told) => {
+                self.say(&watch(&key, &ward), ward.cgroup.as_deref());
+                self.wards.insert(key, ward);
+                let _ = told.send(());
+            }
+            Order::Forget(key) => {
+                self.wards.remove(&key);
+                self.say(&Say::Forget { key }, None);
+            }
+            Order::Settled => {
+                self.is_settled = true;
+                self.say(&Say::Settled, None);
+            }
+            Order::Leaving(grace, told) => {
+                let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                self.say(&Say::Leaving { grace_ms }, None);
+                let _ = told.send(());
+            }
+        }
+    }
+
+    fn say(&mut self, say: &Say, cgroup: Option<&Cgroup>) {
+        let Some(connected) = &self.connected else { return };
+        let with = cgroup.map(|cgroup| cgroup.descriptor().as_raw_fd());
+        if let Err(error) = connected.packets.send(say, with) {
+            // It is told everything when it, or another one, answers.
+            tracing::error!(%error, "the guard cannot be told something");
+            self.replace();
+        }
+    }
+
+    /// The guard has ended: another one takes its place, and is told everything.
+    fn replace(&mut self) {
+        let was = self.connected.take();
+        let was = was.map(|mut connected| {
+            if let Some(child) = &mut connected.child {
+                let _ = child.try_wait();
+            }
+            connected.pid
+        });
+        match self.try_replace() {
+            Ok(is) => {
+                tracing::warn!(?was, is, "a new guard is in the place of one that has ended");
+                let _ = self.ended.send(Ended::Replaced { was: was.unwrap_or(0), is });
+            }
+            Err(error) => {
+                if let Some(was) = was {
+                    tracing::error!(%error, "the guard has ended and no other can be started; it is tried again");
+                    let _ = self.ended.send(Ended::Missing { was, why: error.to_string() });
+                }
+            }
+        }
+    }
+
+    fn try_replace(&mut self) -> io::Result<u32> {
+        let connected = Connected::to_any(&self.path)?;
+        for (key, ward) in &self.wards {
+            let with = ward.cgroup.as_ref().map(|cgroup| cgroup.descriptor().as_raw_fd());
+            connected.packets.send(&watch(key, ward), with)?;
+        }
+        if self.is_settled {
+            connected.packets.send(&Say::Settled, None)?;
+        }
+        let pid = connected.pid;
+        self.connected = Some(connected);
+        Ok(pid)
+    }
+}
+
+fn watch(key: &str, ward: &Ward) -> Say {
+    let path = ward.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()).unwrap_or_default();
+    Say::Watch { key: key.to_owned(), next: ward.next.clone(), path, freeze: ward.freeze }
+}
+
+impl Connected {
+    /// To the guard that listens there, or to one that is started now.
+    fn to_any(path: &Path) -> io::Result<Self> {
+        if let Ok(packets) = Packets::connect(path) {
+            match Self::greet(packets, None) {
+                Ok(connected) => return Ok(connected),
+                Err(error) => tracing::warn!(%error, "the guard that there was is left to itself"),
+            }
+        }
+        let child = start(path)?;
+        Self::greet(Packets::connect(path)?, Some(child))
+    }
+
+    fn greet(packets: Packets, child: Option<Child>) -> io::Result<Self> {
+        packets.send_within(ANSWER)?;
+        packets.send(&Say::Hello { protocol: PROTOCOL }, None)?;
+        let timeout = PollTimeout::try_from(ANSWER).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(packets.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (Welcome { protocol, pid }, _) =
+            packets.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        if protocol != PROTOCOL {
+            packets.send(&Say::End, None)?;
+            return Err(io::Error::other(format!("it speaks version {protocol}, and this is {PROTOCOL}")));
+        }
+        Ok(Self { packets, pid, child })
+    }
+}
+
+/// Starts a guard in a session of its own. It is given its socket, so that it can be connected to from now on.
+fn start(path: &Path) -> io::Result<Child> {
+    let listener: OwnedFd = listening(path)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    // Also where an upgrade has replaced the file since.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("coi")
+        .args(["guard", "--listen-fd", &listener.as_raw_fd().to_string(), "--directory"])
+        .arg(directory)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let inherited = listener.as_raw_fd();
+    // SAFETY: between fork and exec only setsid(2) and fcntl(2) are called, both async-signal-safe, and the descriptor
+    // is open: `listener` lives until after the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            setsid()?;
+            let inherited = std::os::fd::BorrowedFd::borrow_raw(inherited);
+            fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Ok(())
+        });
+    }
+    command.spawn()
+}

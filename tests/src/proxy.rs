@@ -1,0 +1,125 @@
+//! An Incus that hangs, goes away and comes back, for one daemon: a socket before the real one.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::incus;
+
+/// The socket. What it does can be changed at any time, also for connections that there are.
+#[derive(Debug)]
+pub struct Proxy {
+    dir: TempDir,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Connections are taken, and nothing is answered.
+    hangs: bool,
+    /// Nobody listens.
+    is_closed: bool,
+    /// The real one's ends of all connections.
+    real: Vec<UnixStream>,
+}
+
+impl Proxy {
+    /// One that passes everything on.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("coi-e2e-incus-").tempdir().unwrap();
+        let proxy = Self { dir, state: Arc::default() };
+        proxy.listen();
+        proxy
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("unix.socket")
+    }
+
+    fn listen(&self) {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        let state = Arc::clone(&self.state);
+        thread::spawn(move || {
+            for caller in listener.incoming() {
+                if state.0.lock().unwrap().is_closed {
+                    return;
+                }
+                let (caller, state) = (caller.unwrap(), Arc::clone(&state));
+                thread::spawn(move || serve(&state, &caller));
+            }
+        });
+    }
+
+    /// From now on nothing is answered, nor on connections that there are; or everything again, on new ones. The real
+    /// one, which others use, too, is let go meanwhile.
+    pub fn hang(&self, hangs: bool) {
+        let mut state = self.state.0.lock().unwrap();
+        state.hangs = hangs;
+        state.cut();
+        self.state.1.notify_all();
+    }
+
+    /// As when Incus ends: nobody listens, and every connection is cut.
+    pub fn close(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.is_closed = true;
+        state.cut();
+        // The listener wakes to see it.
+        drop(UnixStream::connect(self.socket()).unwrap());
+        fs::remove_file(self.socket()).unwrap();
+    }
+
+    /// As when Incus is back.
+    pub fn reopen(&self) {
+        self.state.0.lock().unwrap().is_closed = false;
+        self.listen();
+    }
+}
+
+impl State {
+    fn cut(&mut self) {
+        for real in self.real.drain(..) {
+            let _ = real.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Serves one connection, to its end.
+fn serve(state: &(Mutex<State>, Condvar), caller: &UnixStream) {
+    let real = {
+        let mut state = state.0.lock().unwrap();
+        let real = (!state.hangs).then(|| UnixStream::connect(incus::socket()).unwrap());
+        state.real.extend(real.as_ref().map(|real| real.try_clone().unwrap()));
+        real
+    };
+    let answered_no_more = || {
+        let waits = state.0.lock().unwrap();
+        drop(state.1.wait_while(waits, |state| state.hangs).unwrap());
+        let _ = caller.shutdown(Shutdown::Both);
+    };
+    let Some(real) = real else { return answered_no_more() };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            copy(caller, &real);
+            let _ = real.shutdown(Shutdown::Both);
+        });
+        copy(&real, caller);
+        answered_no_more();
+    });
+}
+
+fn copy(mut from: &UnixStream, mut to: &UnixStream) {
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..length]).is_err() {
+            break;
+        }
+    }
+}
