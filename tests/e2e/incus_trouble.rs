@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn payload(name: &str) -> PathBuf {
     incus::cgroups().join(format!("lxc.payload.{name}"))
 }
 
-fn is_frozen(cgroup: PathBuf) -> bool {
+fn is_frozen(cgroup: &Path) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
 }
 
@@ -99,7 +99,7 @@ fn an_incus_that_hangs_delays_no_freeze() {
     bench.attach(name);
     bench.proxy.hang(true);
     let attack = Attack::on("default", name);
-    eventually("it is frozen", || is_frozen(payload(name)));
+    eventually("it is frozen", || is_frozen(&payload(name)));
     // Others are judged, answered and recorded as ever.
     let cgroup = Cgroup::make("beside-a-hanging-incus");
     let path = cgroup.path().to_str().unwrap();
@@ -116,7 +116,7 @@ fn an_incus_that_hangs_delays_no_freeze() {
     bench.coi.daemon().kill();
     bench.coi.daemon().start_again();
     assert_eq!(bench.state(name), "frozen");
-    assert!(is_frozen(payload(name)));
+    assert!(is_frozen(&payload(name)));
     // As soon as it answers, it is told.
     bench.proxy.hang(false);
     eventually("Incus knows", || incus::status(name) == "Frozen");
@@ -140,7 +140,7 @@ fn an_incus_that_was_away_is_looked_at_anew() {
     // What is watched is watched, also when it starts again.
     stays.incus(&["restart", "--force", &stays.name]);
     let attack = Attack::on("default", &stays.name);
-    eventually("it is frozen", || is_frozen(payload(&stays.name)));
+    eventually("it is frozen", || is_frozen(&payload(&stays.name)));
     goes.incus(&["delete", &goes.name]);
     comes.incus(&["config", "set", &comes.name, "user.coi.monitor=true"]);
     bench.proxy.reopen();
@@ -219,7 +219,7 @@ fn all_of_a_project_is_watched() {
     eventually("its cgroup is found", || bench.state(&full) == "running");
     let attack = Attack::on(name, "in-project");
     eventually("it is frozen", || bench.state(&full) == "frozen");
-    assert!(is_frozen(payload(&full)));
+    assert!(is_frozen(&payload(&full)));
     eventually("Incus knows", || {
         end(&mut incus(&["list", "in-project", "--project", name, "--format", "csv", "--columns", "s"]))
             .text()

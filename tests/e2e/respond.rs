@@ -194,6 +194,32 @@ fn a_restart_does_not_give_the_network_back() {
     assert_eq!((watch()["network_cut"].clone(), came.load(Ordering::Relaxed)), (true.into(), 0));
 }
 
+#[test]
+fn a_daemons_end_does_not_give_the_network_back() {
+    let coi = Coi::new();
+    let (place, came) = echo(bridge());
+    coi.user_rules("cut.toml", &tripwire("severed", "high", "cut-network"));
+    let container = Foreign::make(TINY);
+    let name = &container.name;
+    container.start();
+    coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
+    container.incus(&["exec", name, "--", "sh", "-c", ": >/tmp/severed"]);
+    let watch = || coi.ask(&format!("/v1/watches/{name}")).1;
+    eventually("the network is cut", || watch()["network_cut"] == true);
+    coi.daemon().kill();
+    coi.daemon().start_again();
+    assert_eq!(watch()["network_cut"], true);
+    let connect = ["exec", name, "--", "nc", "HOST", "PORT", "-e", "true"].map(|word| fill(place, word));
+    let words: Vec<_> = connect.iter().map(String::as_str).collect();
+    let refused = end(&mut incus::incus(&words));
+    assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused:#?}");
+    assert_eq!(came.load(Ordering::Relaxed), 0);
+    coi.coi(&["unfreeze", name]).expect(0);
+    coi.daemon().kill();
+    coi.daemon().start_again();
+    assert_eq!(watch()["network_cut"], false);
+}
+
 /// A freeze that cannot be written: the file takes nothing.
 struct NoFreeze<'a>(&'a Cgroup);
 

@@ -87,6 +87,9 @@ struct Now {
     settled: u64,
     /// What is held, and the id of its cgroup.
     held: Option<(u64, Held)>,
+    /// Its network is cut.
+    #[serde(default)]
+    is_cut: bool,
 }
 
 /// What the daemon before has left.
@@ -96,6 +99,8 @@ pub struct Left {
     pub intents: Vec<Intent>,
     /// What stood still by its doing, and in which cgroup.
     pub held: Option<(u64, Held)>,
+    /// It had cut the network, or was about to.
+    pub is_cut: bool,
 }
 
 /// The file of one watch.
@@ -120,7 +125,8 @@ impl Standing {
         intents.retain(|intent| is_of_this_boot && intent.id > was.settled);
         intents.sort_by_key(|intent| intent.id);
         let last = intents.last().map_or(was.settled, |intent| intent.id);
-        let left = Left { intents, held: was.held.clone() };
+        let was_to_be_cut = intents.iter().any(|intent| intent.action == ActionName::CutNetwork);
+        let left = Left { intents, held: was.held.clone(), is_cut: was.is_cut || was_to_be_cut };
         let standing = Self { file, last: last.into(), now: Mutex::new(Now { boot, ..was }) };
         standing.write_now(|_| ()).map_err(failed)?;
         Ok((standing, left))
@@ -151,6 +157,11 @@ impl Standing {
             }
         }
         self.write_now(|now| now.held = held)
+    }
+
+    /// Its network is to be cut, or has been given back.
+    pub fn sever(&self, is_cut: bool) -> io::Result<()> {
+        self.write_now(|now| now.is_cut = is_cut)
     }
 
     fn write_now(&self, change: impl FnOnce(&mut Now)) -> io::Result<()> {
@@ -230,15 +241,18 @@ mod tests {
         standing.settle(1).unwrap();
         let held = Held { held_for: HeldFor::Rule, why: "w".into(), action: None };
         standing.hold(Some((4711, held))).unwrap();
+        standing.sever(true).unwrap();
         // As after a kill: nothing is closed in order.
         let (again, left) = Standing::open(&private, "x").unwrap();
         assert_eq!(left.intents, [Intent { id: 2, ..intent("2") }]);
         assert!(matches!(left.held, Some((4711, Held { held_for: HeldFor::Rule, .. }))));
+        assert!(left.is_cut);
         assert_eq!(again.intend(intent("3")).unwrap(), 3, "numbers go on");
         again.settle(3).unwrap();
         again.hold(None).unwrap();
+        again.sever(false).unwrap();
         let (_, left) = Standing::open(&private, "x").unwrap();
-        assert!(left.intents.is_empty() && left.held.is_none());
+        assert!(left.intents.is_empty() && left.held.is_none() && !left.is_cut);
         Standing::remove(&private, "x").unwrap();
         assert!(private.names().unwrap().is_empty());
     }

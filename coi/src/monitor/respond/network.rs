@@ -143,6 +143,11 @@ impl Network {
         }
     }
 
+    /// The daemon before had cut it: what is entered from now on is.
+    pub fn keep_cut(&self) {
+        self.state().is_cut = true;
+    }
+
     /// Ends the cut; gives whether there was one.
     pub fn restore(&self) -> Result<bool, NetworkError> {
         let mut state = self.state();

@@ -124,8 +124,13 @@ impl Acts for Deed<'_> {
             ActionName::Deny => Box::pin(async move { self.was_denied(&cgroup) }),
             ActionName::KillProcess => Box::pin(self.kill_process(cgroup)),
             ActionName::CutNetwork => {
-                let network = Arc::clone(self.network);
-                Box::pin(blocking(cgroup, move |cgroup| network.cut(cgroup)))
+                let (network, watched) = (Arc::clone(self.network), Arc::clone(self.watched));
+                Box::pin(blocking(cgroup, move |cgroup| {
+                    if let Err(error) = watched.standing.sever(true) {
+                        tracing::warn!(%error, "the next daemon may not know of a network that is cut");
+                    }
+                    network.cut(cgroup)
+                }))
             }
             ActionName::Freeze => {
                 self.watched.stands.store(true, Ordering::Release);

@@ -245,6 +245,11 @@ impl Watching {
                 },
             ));
         }
+        if left.is_cut {
+            let why = "cut again: the daemon before had cut it";
+            let done = Done { action: ActionName::CutNetwork, error: None, by: None, why };
+            self.record(Record::action(container, &done));
+        }
         let frozen = existing.and_then(|cgroup| absence?.loss.as_ref()?.of(cgroup.id()));
         if let (Some(frozen), Some(loss)) = (frozen, absence.and_then(|absence| absence.loss.as_ref())) {
             let without = if loss.planned { "no other daemon had come in time" } else { "without a word" };
@@ -305,6 +310,13 @@ async fn make_good(
         // One that was stopped for a moment stands still: a person lets it go on.
         ActionName::KillProcess | ActionName::CutNetwork | ActionName::Deny if was_held => {
             return (None, "decided by the daemon before, which was killed meanwhile; it stands still", true);
+        }
+        ActionName::CutNetwork => {
+            return (
+                None,
+                "decided by the daemon before, which was killed meanwhile; its network is cut",
+                false,
+            );
         }
         _ => {
             return (

@@ -69,15 +69,20 @@ struct Now {
     held: Option<Held>,
 }
 
+/// What is watched, as it is when its watch begins.
+pub(super) struct Target {
+    pub(super) subject: Subject,
+    pub(super) responder: Box<dyn Responder>,
+    pub(super) ephemeral: bool,
+    pub(super) holes: Vec<Hole>,
+}
+
 impl Watching {
     pub(super) fn new(
         watched: Arc<Watched>,
-        subject: Subject,
-        responder: Box<dyn Responder>,
-        ephemeral: bool,
+        Target { subject, responder, ephemeral, holes }: Target,
         log: Log,
         means: Arc<Means>,
-        holes: Vec<Hole>,
         ledger: Arc<Ledger>,
         kept: Kept,
     ) -> Self {
@@ -119,6 +124,11 @@ impl Watching {
             events,
             passed_over: Vec::new(),
         }
+    }
+
+    /// The daemon before had cut its network.
+    pub(super) fn keep_cut(&self) {
+        self.network.keep_cut();
     }
 
     /// Has the kernel refuse this from now on, in `cgroup` if it is there already.
@@ -559,6 +569,9 @@ impl Watching {
                     let restored = blocking(Arc::clone(&cgroup), move |_| network.restore().map(drop)).await;
                     tell(ActionName::RestoreNetwork, "given back its network by a person", &restored);
                     restored?;
+                    if let Err(error) = self.watched.standing.sever(false) {
+                        tracing::warn!(%error, "the next daemon may cut a network again");
+                    }
                 }
                 let why = "thawed by a person; armed again";
                 let thawed = self.responder.thaw(cgroup).await;

@@ -27,7 +27,7 @@ use super::{
     reload::give_back,
     restore::Absence,
     subject::{Found, find_cgroup, workspace_scope},
-    watch::{Raw, Watching},
+    watch::{Raw, Target, Watching},
 };
 use crate::{
     incus,
@@ -274,17 +274,23 @@ impl Service {
             stands: false.into(),
             standing,
         });
+        let target = Target {
+            subject: request.subject,
+            responder: found.responder,
+            ephemeral: found.ephemeral,
+            holes: self.left_open(&found.closed),
+        };
         let watching = Arc::new(Watching::new(
             Arc::clone(&watched),
-            request.subject,
-            found.responder,
-            found.ephemeral,
+            target,
             log,
             Arc::clone(&self.means),
-            self.left_open(&found.closed),
             Arc::clone(&self.ledger),
             kept,
         ));
+        if left.is_cut {
+            watching.keep_cut();
+        }
         if request.respond
             && let Err(error) = watching.deny(watched.rules().set.denied(), found.existing.as_ref()).await
         {
