@@ -196,7 +196,8 @@ fn a_restart_does_not_give_the_network_back() {
 
 #[test]
 fn a_daemons_end_does_not_give_the_network_back() {
-    let coi = Coi::new();
+    // A daemon of its own: others must not lose theirs.
+    let coi = Coi::with_daemon(&[]);
     let (place, came) = echo(bridge());
     coi.user_rules("cut.toml", &tripwire("severed", "high", "cut-network"));
     let container = Foreign::make(TINY);
