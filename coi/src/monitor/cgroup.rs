@@ -60,6 +60,9 @@ pub enum CgroupError {
 /// Twice the least time between two notices of a change in a cgroup's file, at 250 ticks a second.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(24);
 
+/// How much of a cgroup's file is read.
+const LONGEST: u64 = 4096;
+
 /// Where the unified hierarchy is mounted.
 pub fn mount_point() -> Result<PathBuf, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
@@ -177,14 +180,19 @@ impl Cgroup {
 
     /// Is it to stand still, by whoever's doing? One that has been removed is not.
     pub fn is_held(&self) -> bool {
-        let held = fs::read_to_string(self.directory().join("cgroup.freeze"));
-        held.is_ok_and(|held| held.trim() == "1")
+        self.read("cgroup.freeze").is_ok_and(|held| held.trim() == "1")
     }
 
     /// Does anything run in it?
     pub fn is_populated(&self) -> bool {
-        let events = fs::read_to_string(self.directory().join("cgroup.events"));
-        events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+        self.read("cgroup.events").is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// What is read here is short: something else in its place may have no end.
+    fn read(&self, file: &str) -> io::Result<String> {
+        let mut text = String::new();
+        File::open(self.directory().join(file))?.take(LONGEST).read_to_string(&mut text)?;
+        Ok(text)
     }
 
     fn write(&self, file: &'static str, value: &'static str) -> Result<(), CgroupError> {
@@ -295,6 +303,16 @@ impl Cgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["cgroup.freeze", "cgroup.events"] {
+            std::os::unix::fs::symlink("/dev/zero", directory.path().join(name)).unwrap();
+        }
+        let cgroup = Cgroup::of_directory("/a", File::open(directory.path()).unwrap()).unwrap();
+        assert!(!cgroup.is_held() && !cgroup.is_populated());
+    }
 
     #[test]
     fn the_mount_that_shows_the_root_is_taken() {
