@@ -8,24 +8,16 @@ use crate::setup;
 /// Runs the checks one after the other; the first that fails ends it.
 pub(crate) fn run(report: &mut Report) -> Result<(), RunError> {
     report.run("format", cargo().args(["fmt", "--all", "--check"]))?;
-    report.run(
-        "lints",
-        cargo().args([
-            "clippy",
-            "--workspace",
-            "--exclude",
-            "coi-ebpf",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )?;
+    report.run("lints", of_workspace("clippy").args(["--all-targets", "--", "-D", "warnings"]))?;
     report.run("lints of coi-ebpf", clippy_ebpf())?;
-    report.run(
-        "tests of the crates",
-        cargo().args(["test", "--workspace", "--exclude", "coi-tests", "--exclude", "coi-ebpf"]),
-    )
+    report.run("build", of_workspace("build").arg("--all-targets"))?;
+    report.run("tests of the crates", of_workspace("test").args(["--lib", "--bins", "--no-fail-fast"]))
+}
+
+/// A cargo command for all that is compiled for this machine. Always for all of it: cargo chooses the features of what COI
+/// depends on by what is selected, and would compile it once more for each other choice.
+pub(crate) fn of_workspace(command: &str) -> Cmd {
+    cargo().args([command, "--workspace", "--exclude", "coi-ebpf"])
 }
 
 /// clippy for the kernel programs, as `coi/build.rs` compiles them: for BPF, with a `core` of their own.

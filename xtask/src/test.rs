@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, on a machine that may be fresh: set-up, checks, and the end-to-end tests on a real
 //! Incus and the real kernel. With `--kernel`, other kernels instead; see [`crate::kernel`].
 
-use crate::check::{self, cargo};
+use crate::check::{self, of_workspace};
 use crate::kernel;
 use crate::run::Report;
 use crate::setup;
@@ -23,8 +23,10 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<(), Box<dyn std::e
     }
     let ready = report.time("setup", setup::ensure)?;
     check::run(report)?;
-    report.run("build of coi", cargo().args(["build", "-p", "coi"]))?;
-    let tests = cargo().args(["test", "-p", "coi-tests", "--"]).args(&args.filter).arg("--show-output");
+    let tests = of_workspace("test")
+        .args(["--test", "*", "--no-fail-fast", "--"])
+        .args(&args.filter)
+        .arg("--show-output");
     // The one that was set up, whatever the tests would find.
     let tests = tests.env("INCUS_SOCKET", ready.incus_socket);
     report.run("end-to-end tests", tests)?;
