@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use coi_tests::audit::{of_kind, record, records};
-use coi_tests::{Cgroup, Coi, Running, Viewer, actions, alerts, eventually, text};
+use coi_tests::{Cgroup, Coi, Running, Viewer, actions, alerts, eventually, text, tripwire};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,40 +21,11 @@ use tempfile::TempDir;
 const BURST: usize = 1000;
 
 /// One alert for each file that is made; for the last one two that each ask for a freeze.
-const RULES: &str = r#"
-    [[rule]]
-    id = "each"
-    title = "A file of the burst"
-    description = "Made by the test."
-    severity = "info"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name starts_with "audit-each-"'
-    message = "{file.name}"
-    suppress = { for = "1s", by = ["file.path"] }
-
-    [[rule]]
-    id = "last"
-    title = "The end of the burst"
-    description = "Made by the test."
-    severity = "high"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name == "audit-last"'
-    message = "{file.name}"
-    suppress = { for = "1ms", by = ["process.entity_id"] }
-
-    [[rule]]
-    id = "last-too"
-    title = "The same, once more"
-    description = "Made by the test."
-    severity = "high"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name == "audit-last"'
-    message = "{file.name}"
-    suppress = { for = "1ms", by = ["process.entity_id"] }
-"#;
+fn rules() -> String {
+    let last = |id| tripwire(id, "high", r#"== "audit-last""#, "process.entity_id");
+    let each = tripwire("each", "info", r#"starts_with "audit-each-""#, "file.path");
+    each + &last("last") + &last("last-too")
+}
 
 /// A daemon of its own with a configuration, and a cgroup that it watches.
 struct Bench {
@@ -67,7 +38,7 @@ impl Bench {
     fn new(name: &str, config: &str) -> Self {
         let files = tempfile::Builder::new().prefix("coi-e2e-audit-").tempdir().unwrap();
         let at = |file: &str| files.path().join(file).to_str().unwrap().to_owned();
-        fs::write(at("rules.toml"), RULES).unwrap();
+        fs::write(at("rules.toml"), rules()).unwrap();
         fs::write(at("config.toml"), format!("[audit]\n{config}\n")).unwrap();
         let coi = Coi::with_daemon(&["--rules", &at("rules.toml"), "--config", &at("config.toml")]);
         Self { cgroup: Cgroup::make(name), coi, files }

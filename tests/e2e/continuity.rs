@@ -10,34 +10,10 @@ use std::process::Child;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
-use coi_tests::{Cgroup, Coi, Running, TINY, eventually, text};
+use coi_tests::{Cgroup, Coi, Running, TINY, attack, eventually, text, tripwire};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const RULES: &str = r#"
-    [[rule]]
-    id = "each"
-    title = "A file of the load"
-    description = "Made by the test."
-    severity = "info"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name starts_with "load-"'
-    message = "{file.name}"
-    suppress = { for = "1ms", by = ["file.path"] }
-
-    [[rule]]
-    id = "attack"
-    title = "The attack"
-    description = "Made by the test."
-    severity = "high"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name == "attack"'
-    message = "{file.name}"
-    suppress = { for = "1ms", by = ["process.entity_id"] }
-"#;
 
 /// A daemon of its own, and files for what it watches.
 struct Bench {
@@ -49,7 +25,8 @@ impl Bench {
     fn new(config: &str) -> Self {
         let files = tempfile::Builder::new().prefix("coi-e2e-continuity-").tempdir().unwrap();
         let at = |file: &str| files.path().join(file).to_str().unwrap().to_owned();
-        fs::write(at("rules.toml"), RULES).unwrap();
+        let load = tripwire("each", "info", r#"starts_with "load-""#, "file.path");
+        fs::write(at("rules.toml"), load + &attack()).unwrap();
         fs::write(at("config.toml"), config).unwrap();
         let coi = Coi::with_daemon(&["--rules", &at("rules.toml"), "--config", &at("config.toml")]);
         Self { coi, files }

@@ -10,22 +10,9 @@ use std::sync::Arc;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
-use coi_tests::{Cgroup, Coi, Daemon, Proxy, TINY, end, eventually, text};
+use coi_tests::{Cgroup, Coi, Daemon, Proxy, TINY, attack, end, eventually, text};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const RULES: &str = r#"
-    [[rule]]
-    id = "attack"
-    title = "The attack"
-    description = "Made by the test."
-    severity = "high"
-    attack = ["T1059"]
-    event = "open"
-    condition = 'file.name == "attack"'
-    message = "{file.name}"
-    suppress = { for = "1ms", by = ["process.entity_id"] }
-"#;
 
 /// A daemon that talks to Incus through a proxy.
 struct Bench {
@@ -38,7 +25,7 @@ impl Bench {
     fn new(config: &str) -> Self {
         let files = tempfile::Builder::new().prefix("coi-e2e-trouble-").tempdir().unwrap();
         let at = |file: &str| files.path().join(file).to_str().unwrap().to_owned();
-        fs::write(at("rules.toml"), RULES).unwrap();
+        fs::write(at("rules.toml"), attack()).unwrap();
         fs::write(at("config.toml"), config).unwrap();
         let proxy = Proxy::start();
         let arguments = ["--rules", &at("rules.toml"), "--config", &at("config.toml")];

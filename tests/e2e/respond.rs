@@ -22,7 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// A rule about a file of this name.
-fn tripwire(id: &str, severity: &str, action: &str) -> String {
+fn rule(id: &str, severity: &str, action: &str) -> String {
     format!(
         "[[rule]]\nid = \"{id}\"\ntitle = \"t\"\nseverity = \"{severity}\"\naction = \"{action}\"\nevent = \"open\"\n\
          condition = \"file.name == '{id}'\"\n"
@@ -120,7 +120,7 @@ fn what_the_kernel_cannot_decide_cannot_be_denied() {
 #[test]
 fn a_process_is_ended_with_all_that_it_has_started_and_nothing_else() {
     let coi = Coi::new();
-    coi.user_rules("kill.toml", &tripwire("fatal", "high", "kill-process"));
+    coi.user_rules("kill.toml", &rule("fatal", "high", "kill-process"));
     coi.write("fatal", "");
     // One child of its own, one whose parent is gone and that is in a session of its own.
     let doomed = "sleep 1000 & (setsid sleep 1001 & :); setsid sh -c 'setsid sleep 1002 & wait' & \
@@ -145,7 +145,7 @@ fn a_network_is_cut_and_given_back() {
     let coi = Coi::new();
     let name = coi.container();
     let (place, _) = echo(bridge());
-    coi.user_rules("cut.toml", &tripwire("trip", "high", "cut-network"));
+    coi.user_rules("cut.toml", &rule("trip", "high", "cut-network"));
     coi.write("trip", "");
     let gates = ["cut", "back"].map(|name| Gate::new(&coi, name));
     let script = "exec 3<>/dev/tcp/HOST/PORT; echo one >&3; read line <&3; echo $line; : <trip; read x <cut; \
@@ -173,52 +173,62 @@ fn a_network_is_cut_and_given_back() {
     assert!(restored.is_some());
 }
 
+/// A container whose network a rule has cut.
+struct Severed {
+    container: Foreign,
+    place: SocketAddrV4,
+    came: Arc<AtomicUsize>,
+}
+
+impl Severed {
+    fn by(coi: &Coi) -> Self {
+        let (place, came) = echo(bridge());
+        coi.user_rules("cut.toml", &rule("severed", "high", "cut-network"));
+        let container = Foreign::make(TINY);
+        container.start();
+        coi.coi(&["monitor", "--attach", &container.name, "--respond", "--detach"]).expect(0);
+        container.incus(&["exec", &container.name, "--", "sh", "-c", ": >/tmp/severed"]);
+        let this = Self { container, place, came };
+        eventually("the network is cut", || this.watch(coi)["network_cut"] == true);
+        this
+    }
+
+    fn watch(&self, coi: &Coi) -> Value {
+        coi.ask(&format!("/v1/watches/{}", self.container.name)).1
+    }
+
+    #[track_caller]
+    fn assert_cut(&self, coi: &Coi) {
+        assert_eq!(self.watch(coi)["network_cut"], true);
+        let connect = ["exec", &self.container.name, "--", "nc", "HOST", "PORT", "-e", "true"];
+        let connect = connect.map(|word| fill(self.place, word));
+        let refused = end(&mut incus::incus(&connect.each_ref().map(String::as_str)));
+        assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused:#?}");
+        assert_eq!(self.came.load(Ordering::Relaxed), 0);
+    }
+}
+
 #[test]
 fn a_restart_does_not_give_the_network_back() {
     let coi = Coi::new();
-    let (place, came) = echo(bridge());
-    coi.user_rules("cut.toml", &tripwire("severed", "high", "cut-network"));
-    let container = Foreign::make(TINY);
-    let name = &container.name;
-    container.start();
-    coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
-    container.incus(&["exec", name, "--", "sh", "-c", ": >/tmp/severed"]);
-    let watch = || coi.ask(&format!("/v1/watches/{name}")).1;
-    eventually("the network is cut", || watch()["network_cut"] == true);
-    container.incus(&["restart", "--force", name]);
-    eventually("it is seen to run again", || watch()["state"] == "running");
-    let connect = ["exec", name, "--", "nc", "HOST", "PORT", "-e", "true"].map(|word| fill(place, word));
-    let words: Vec<_> = connect.iter().map(String::as_str).collect();
-    let refused = end(&mut incus::incus(&words));
-    assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused:#?}");
-    assert_eq!((watch()["network_cut"].clone(), came.load(Ordering::Relaxed)), (true.into(), 0));
+    let severed = Severed::by(&coi);
+    severed.container.incus(&["restart", "--force", &severed.container.name]);
+    eventually("it is seen to run again", || severed.watch(&coi)["state"] == "running");
+    severed.assert_cut(&coi);
 }
 
 #[test]
 fn a_daemons_end_does_not_give_the_network_back() {
     // A daemon of its own: others must not lose theirs.
     let coi = Coi::with_daemon(&[]);
-    let (place, came) = echo(bridge());
-    coi.user_rules("cut.toml", &tripwire("severed", "high", "cut-network"));
-    let container = Foreign::make(TINY);
-    let name = &container.name;
-    container.start();
-    coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
-    container.incus(&["exec", name, "--", "sh", "-c", ": >/tmp/severed"]);
-    let watch = || coi.ask(&format!("/v1/watches/{name}")).1;
-    eventually("the network is cut", || watch()["network_cut"] == true);
+    let severed = Severed::by(&coi);
     coi.daemon().kill();
     coi.daemon().start_again();
-    assert_eq!(watch()["network_cut"], true);
-    let connect = ["exec", name, "--", "nc", "HOST", "PORT", "-e", "true"].map(|word| fill(place, word));
-    let words: Vec<_> = connect.iter().map(String::as_str).collect();
-    let refused = end(&mut incus::incus(&words));
-    assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused:#?}");
-    assert_eq!(came.load(Ordering::Relaxed), 0);
-    coi.coi(&["unfreeze", name]).expect(0);
+    severed.assert_cut(&coi);
+    coi.coi(&["unfreeze", &severed.container.name]).expect(0);
     coi.daemon().kill();
     coi.daemon().start_again();
-    assert_eq!(watch()["network_cut"], false);
+    assert_eq!(severed.watch(&coi)["network_cut"], false);
 }
 
 /// A freeze that cannot be written: the file takes nothing.
@@ -246,7 +256,7 @@ impl Drop for NoFreeze<'_> {
 #[test]
 fn what_cannot_be_frozen_is_killed() {
     let coi = Coi::new();
-    coi.user_rules("freeze.toml", &tripwire("trip", "high", "freeze"));
+    coi.user_rules("freeze.toml", &rule("trip", "high", "freeze"));
     coi.write("trip", "");
     let cgroup = Cgroup::make("escalates");
     let no_freeze = NoFreeze::of(&cgroup);
@@ -340,10 +350,7 @@ fn who_is_to_be_told_is_told() {
     );
     fs::write(&config, sinks).unwrap();
     let coi = Coi::with_daemon(&["--config", config.to_str().unwrap()]);
-    coi.user_rules(
-        "trip.toml",
-        &(tripwire("told", "high", "notify") + &tripwire("mild", "warning", "notify")),
-    );
+    coi.user_rules("trip.toml", &(rule("told", "high", "notify") + &rule("mild", "warning", "notify")));
     coi.write("told", "");
     coi.write("mild", "");
     let cgroup = Cgroup::make("told");
@@ -377,7 +384,7 @@ fn at(directory: &Path) -> [&str; 2] {
 #[test]
 fn a_thousand_alerts_at_once_and_one_freeze() {
     let all: String = (0..1000)
-        .map(|n| tripwire("trip", "high", "freeze").replacen("\"trip\"", &format!("\"trip-{n}\""), 1))
+        .map(|n| rule("trip", "high", "freeze").replacen("\"trip\"", &format!("\"trip-{n}\""), 1))
         .collect();
     let many = "[[rule]]\nid = \"many\"\ntitle = \"t\"\nseverity = \"warning\"\nevent = \"open\"\n\
                 condition = \"file.name starts_with 'many-'\"\nsuppress = { for = \"1h\", by = [\"file.name\"] }\n";

@@ -21,6 +21,7 @@ mod process;
 mod proxy;
 pub mod routes;
 mod terminal;
+mod tripwire;
 mod viewer;
 
 use std::collections::BTreeSet;
@@ -43,6 +44,7 @@ pub use gate::{Gate, Reached};
 pub use process::{Ended, Running, end};
 pub use proxy::Proxy;
 pub use terminal::Terminal;
+pub use tripwire::{attack, tripwire};
 pub use viewer::{Viewer, is_init};
 
 /// How long anything may take before its test fails. A container's start on a machine that compiles meanwhile is what
