@@ -11,6 +11,7 @@
 
 #[expect(dead_code, reason = "the other object needs more of it")]
 mod memory;
+mod object;
 
 use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, map},
@@ -123,13 +124,3 @@ fn meant(address: [u8; 16]) -> [u8; 16] {
 fn is_loopback(address: &[u8; 16]) -> bool {
     address[..12] == MAPPED && address[12] == 127 || address[..15] == [0; 15] && address[15] == 1
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

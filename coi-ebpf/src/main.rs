@@ -27,6 +27,7 @@ mod kernel;
 mod listen;
 mod memory;
 mod name;
+mod object;
 mod open;
 mod path;
 mod process;
@@ -39,13 +40,3 @@ mod syscall;
 mod task;
 mod uring;
 mod wanted;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
