@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     cgroup::{Cgroup, level},
     counts::Counts,
-    event::{Container, Detail, Event, EventKind, Field, ProcessKey, Record as _, Value},
+    event::{Container, Detail, Event, EventKind, Field, ProcessKey, Record as _},
     filter::filter,
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
@@ -869,17 +869,13 @@ impl Watched {
 
     /// Notes what is going to be done. It is done all the same if that fails.
     fn intend(&self, event: &Event, alert: &Alert, action: ActionName) -> Option<u64> {
-        let process_executable = match event.get(Field::ProcessExecutable) {
-            Some(Value::Keyword(executable)) => executable.to_owned(),
-            _ => String::new(),
-        };
         let intent = Intent {
             id: 0,
             action,
             rule_id: alert.rule.id.clone(),
             severity: alert.rule.severity,
             message: alert.message.clone(),
-            process_executable,
+            process_executable: event.keyword(Field::ProcessExecutable).to_owned(),
             process_pid: event.actor.pid,
             clock: alert.time,
         };

@@ -59,6 +59,14 @@ pub trait Record {
     fn time(&self) -> u64;
     /// The value of a field, or `None` where this event does not have it. The value has the field's type.
     fn get(&self, field: Field) -> Option<Value<'_>>;
+
+    /// The text of a field of type keyword; empty where this event does not have it.
+    fn keyword(&self, field: Field) -> &str {
+        match self.get(field) {
+            Some(Value::Keyword(text)) => text,
+            _ => "",
+        }
+    }
 }
 
 /// The definition of a field.

@@ -82,16 +82,12 @@ const BRACES: usize = 64;
 /// Whether the test accepts an open: the meaning of tests, for whoever carries them out elsewhere.
 pub fn accepts(test: &NameTest, open: &impl Record) -> bool {
     let holds = |field| open.get(field) == Some(Value::Boolean(true));
-    let failed =
-        open.get(Field::Errno).is_some() || open.get(Field::EventOutcome) == Some(Value::Keyword("failure"));
+    let failed = open.get(Field::Errno).is_some() || open.keyword(Field::EventOutcome) == "failure";
     let Only { write, create, refused } = test.only;
     if write && !holds(Field::FileWrite) || create && !holds(Field::FileCreate) || refused && !failed {
         return false;
     }
-    let path = match open.get(Field::FilePath) {
-        Some(Value::Keyword(path)) => path,
-        _ => "",
-    };
+    let path = open.keyword(Field::FilePath);
     let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
     match test.form {
         Form::Name => last == test.text,

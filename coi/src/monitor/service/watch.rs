@@ -23,7 +23,7 @@ use super::{
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
     cgroup::Cgroup,
-    event::{EventKind, Field, Record as _, Value as FieldValue},
+    event::{EventKind, Field, Record as _},
     notify::Notice,
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
     private::PrivateError,
@@ -652,10 +652,6 @@ impl Watching {
         }
         let (action, error, latency) = (last.action, last.error.clone(), last.latency);
         if !matches!(action, ActionName::Log | ActionName::Deny) {
-            let text = |field| match event.get(field) {
-                Some(FieldValue::Keyword(text)) => text.to_owned(),
-                _ => String::new(),
-            };
             let taken = ActionTaken {
                 action,
                 error: error.clone(),
@@ -663,7 +659,7 @@ impl Watching {
                 rule_id: alert.rule.id.clone(),
                 severity: alert.rule.severity,
                 message: alert.message.clone(),
-                process_executable: text(Field::ProcessExecutable),
+                process_executable: event.keyword(Field::ProcessExecutable).to_owned(),
                 process_pid: event.actor.pid,
                 timestamp: audit::timestamp(event.time),
             };
