@@ -49,6 +49,7 @@ fn flood(kind: &str, event: &str) {
     fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
     coi.write(".env", "A=1\n");
     let [a, b, idle] = ["a", "b", "idle"].map(|role| Cgroup::make(&format!("{kind}-{role}")));
+    coi.daemon().expect_flood(&a.name());
     for cgroup in [&a, &b, &idle] {
         // Nothing is frozen, so that the flood goes on.
         coi.coi(&["monitor", "--cgroup", cgroup.path().to_str().unwrap(), "--detach"]).expect(0);

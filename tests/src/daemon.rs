@@ -44,6 +44,8 @@ pub struct Daemon {
     launcher: String,
     /// It was killed: its recordings end in the middle.
     was_killed: AtomicBool,
+    /// What floods: its recording may have gaps that it tells of.
+    floods: Mutex<BTreeSet<String>>,
     /// Where it finds Incus, if not where the tests do.
     incus: Option<PathBuf>,
     dir: TempDir,
@@ -63,6 +65,7 @@ impl Daemon {
             arguments,
             launcher: String::new(),
             was_killed: AtomicBool::new(false),
+            floods: Mutex::default(),
             incus: None,
             dir,
         }
@@ -174,6 +177,12 @@ impl Daemon {
         self.dir.path().join("recordings")
     }
 
+    /// This watch is going to have more events than the recorder may find time for. Its recording is held against its log
+    /// only if it is whole.
+    pub fn expect_flood(&self, name: &str) {
+        self.floods.lock().unwrap().insert(name.to_owned());
+    }
+
     /// Asserts that a replay of all that was watched gives the alerts of the audit logs, each at its time.
     fn assert_replayed(&self) {
         for (stem, records) in audit::logs(&self.logs()) {
@@ -182,10 +191,17 @@ impl Daemon {
                 .map(|alert| [&alert["coi"]["clock"], &alert["rule"]["id"], &alert["coi"]["message"]]);
             // A container that was watched twice has one log and two recordings.
             // One that was renamed, recordings of either name.
-            let id = format!(".{}.", stem.rsplit_once('.').map_or("", |(_, id)| id));
+            let (watch, id) = stem.rsplit_once('.').unwrap_or_default();
+            let id = format!(".{id}.");
             let all = fs::read_dir(self.recordings()).unwrap().map(|entry| entry.unwrap().path());
             let recordings: Vec<_> = all.filter(|path| path.to_str().unwrap().contains(&id)).collect();
             assert!(!recordings.is_empty(), "{name} was not recorded");
+            let has_gap = |path: &PathBuf| {
+                fs::read_to_string(path).unwrap().lines().any(|line| line.starts_with("{\"gap\":"))
+            };
+            if self.floods.lock().unwrap().contains(watch) && recordings.iter().any(has_gap) {
+                continue;
+            }
             let replayed: Vec<Value> = recordings.iter().flat_map(|path| self.replay(path)).collect();
             let replayed = replayed.iter().map(|alert| [&alert["time"], &alert["rule"], &alert["message"]]);
             let sorted = |alerts: &mut dyn Iterator<Item = [&Value; 3]>| {
