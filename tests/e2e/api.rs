@@ -250,6 +250,9 @@ fn what_happened_is_counted_and_the_last_alerts_are_told() {
     assert!(value("coi_events_total{kind=\"exec\",result=\"delivered\"}") >= 1.0);
     assert!(value("coi_ring_bytes{ring=\"priority\"}") < f64::from(4 << 20));
     assert_eq!(value("coi_watches{state=\"running\"}"), 0.0);
+    // What the built-in rules want of names; nothing is watched any more.
+    assert!(value("coi_map_entries{map=\"names\"}") <= value("coi_map_max_entries{map=\"names\"}"));
+    assert_eq!(value("coi_map_entries{map=\"scopes\"}"), 0.0);
     assert!(value("process_resident_memory_bytes") > 1e6 && value("process_open_fds") > 10.0);
     // As Prometheus reads it: names, labels and numbers, each metric announced once and with its samples behind it.
     let mut announced = Vec::new();

@@ -221,6 +221,22 @@ impl Coi {
         body: Option<&Value>,
         signals: &mut Signals,
     ) -> Result<Value, CoiError> {
+        let said = self.ask_text(method, target, body, signals).await?;
+        serde_json::from_str(&said).map_err(|error| CoiError::Refused {
+            request: format!("{method} {target}"),
+            status: error.to_string(),
+            said,
+        })
+    }
+
+    /// The same, where the answer is a text.
+    pub(crate) async fn ask_text(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&Value>,
+        signals: &mut Signals,
+    ) -> Result<String, CoiError> {
         let request = format!("{method} {target}");
         let exchange = async {
             let mut stream = UnixStream::connect(self.socket()).await?;
@@ -240,9 +256,9 @@ impl Coi {
         let (head, said) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status =
             head.lines().next().and_then(|line| line.split_once(' ')).map_or("nothing", |(_, it)| it);
-        match serde_json::from_str(said) {
-            Ok(value) if status.starts_with('2') => Ok(value),
-            _ => Err(CoiError::Refused { request, status: status.to_owned(), said: said.to_owned() }),
+        match status.starts_with('2') {
+            true => Ok(said.to_owned()),
+            false => Err(CoiError::Refused { request, status: status.to_owned(), said: said.to_owned() }),
         }
     }
 
@@ -397,6 +413,11 @@ impl Running {
         let status = self.child.wait().await.map_err(io_error("coi"))?;
         let (out, err) = (text(self.out.take()).await, text(self.err.take()).await);
         Ok(Ended { status, out, err })
+    }
+
+    /// Ends it without a word.
+    pub(crate) async fn kill(mut self) -> Result<(), CoiError> {
+        self.child.kill().await.map_err(io_error("coi"))
     }
 
     /// Ends it, and with it its container.

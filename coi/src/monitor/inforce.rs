@@ -32,6 +32,14 @@ pub struct InForce {
     base: Arc<RuleSet>,
 }
 
+impl InForce {
+    /// No rules: those of a watch that is over.
+    pub fn none() -> Arc<Self> {
+        let set: Arc<RuleSet> = Arc::default();
+        Arc::new(Self { wanted: Wanted::nothing(), everything: false, base: Arc::clone(&set), set })
+    }
+}
+
 impl Base {
     /// Reads the rules of the machine; `extra` is a directory of more, `config` stands in for the system's.
     pub fn load(extra: Option<&Path>, config: Option<&Path>) -> Result<Self, RuleFilesError> {

@@ -12,7 +12,7 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -106,7 +106,8 @@ pub struct Left {
 /// The file of one watch.
 #[derive(Debug)]
 pub struct Standing {
-    file: File,
+    /// `None` when the watch is over.
+    file: RwLock<Option<File>>,
     /// The number of the last intent.
     last: AtomicU64,
     now: Mutex<Now>,
@@ -127,6 +128,7 @@ impl Standing {
         let last = intents.last().map_or(was.settled, |intent| intent.id);
         let was_to_be_cut = intents.iter().any(|intent| intent.action == ActionName::CutNetwork);
         let left = Left { intents, held: was.held.clone(), is_cut: was.is_cut || was_to_be_cut };
+        let file = RwLock::new(Some(file));
         let standing = Self { file, last: last.into(), now: Mutex::new(Now { boot, ..was }) };
         standing.write_now(|_| ()).map_err(failed)?;
         Ok((standing, left))
@@ -137,7 +139,7 @@ impl Standing {
         intent.id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         cut(&mut intent.message);
         cut(&mut intent.process_executable);
-        write_part(&self.file, (intent.id % SLOTS) * PART, &intent)?;
+        self.write((intent.id % SLOTS) * PART, &intent)?;
         Ok(intent.id)
     }
 
@@ -168,7 +170,18 @@ impl Standing {
         // It is changed in one place, and written whole.
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut now);
-        write_part(&self.file, HELD, &*now)
+        self.write(HELD, &*now)
+    }
+
+    fn write(&self, at: u64, value: &impl Serialize) -> io::Result<()> {
+        // Each writes its own part; nobody waits but for the watch's end.
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map_or(Ok(()), |file| write_part(file, at, value))
+    }
+
+    /// The watch is over: what would be noted from now on is nobody's business any more.
+    pub fn close(&self) {
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Forgets a watch that is over.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: numbers, measured on this machine and printed with what they were measured on.
 //!
-//! It asserts nothing: a number is what it is.
+//! It asserts nothing: a number is what it is. Only the soak has a verdict, since what grows is wrong on any machine.
 
 mod attacker;
 mod cgroup;
@@ -11,6 +11,7 @@ mod machine;
 mod many;
 mod overhead;
 mod programs;
+mod soak;
 mod stats;
 
 pub(crate) use attacker::{Act, Attacker, attack};
@@ -33,6 +34,8 @@ enum Bench {
     Flood(flood::Args),
     /// Many cgroups or containers under one daemon: its memory, and its CPU time while nothing happens; needs root
     Many(many::Args),
+    /// A day in twenty minutes: containers, viewers and rotations come and go; fails if the daemon grows; needs root
+    Soak(soak::Args),
     /// Events a second on one core, with the default rules and with 100 and 1000 more
     Engine(engine::Args),
 }
@@ -53,6 +56,7 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         Bench::Overhead(args) => overhead::run(args),
         Bench::Flood(args) => flood::run(args),
         Bench::Many(args) => many::run(args),
+        Bench::Soak(args) => soak::run(args),
         Bench::Engine(args) => engine::run(&args),
     }
 }

@@ -6,6 +6,7 @@
 
 mod btf;
 mod calls;
+pub mod census;
 pub mod decode;
 pub mod fill;
 mod holes;
@@ -31,6 +32,7 @@ use nix::{
 pub use programs::AttachError;
 
 use self::{
+    census::Counted,
     decode::{Body, RawEvent},
     fill::Fill,
 };
@@ -115,6 +117,7 @@ pub struct Sensor {
     lost: PerCpuHashMap<MapData, WireLossKey, u64>,
     /// What has been told of the loss counters.
     told: HashMap<LossKey, u64>,
+    counted: Vec<Counted>,
     programs: Vec<String>,
     holes: Vec<Hole>,
     undecodable: u64,
@@ -170,6 +173,7 @@ impl Sensor {
         let mut ebpf =
             EbpfLoader::new().btf(Some(&types)).override_global("OFFSETS", &offsets, true).load(OBJECT)?;
         let (programs, holes) = programs::attach(&mut ebpf, &types)?;
+        let counted = Counted::of(&ebpf)?;
         Ok(Self {
             priority: RingBuf::try_from(take(&mut ebpf, "PRIORITY")?)?,
             bulk: RingBuf::try_from(take(&mut ebpf, "BULK")?)?,
@@ -188,6 +192,7 @@ impl Sensor {
             looked_for: HashSet::new(),
             lost: PerCpuHashMap::try_from(take(&mut ebpf, "LOST")?)?,
             told: HashMap::new(),
+            counted,
             programs,
             holes,
             undecodable: 0,
@@ -207,6 +212,11 @@ impl Sensor {
             }
         };
         [("priority", &self.priority), ("bulk", &self.bulk)].into_iter().filter_map(of).collect()
+    }
+
+    /// The maps whose entries can be counted. They are given away once, to whoever counts.
+    pub fn counted(&mut self) -> Vec<Counted> {
+        std::mem::take(&mut self.counted)
     }
 
     /// The names of what is attached.

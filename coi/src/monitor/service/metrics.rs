@@ -116,6 +116,14 @@ pub(super) fn text(service: &Service) -> String {
     for (ring, fill) in &service.rings {
         text.sample("coi_ring_bytes", &[("ring", ring)], fill.bytes());
     }
+    text.metric("coi_map_entries", "gauge", "Entries of the kernel programs' maps.");
+    for map in &service.maps {
+        text.sample("coi_map_entries", &[("map", map.name())], map.entries());
+    }
+    text.metric("coi_map_max_entries", "gauge", "How many entries they can have.");
+    for map in &service.maps {
+        text.sample("coi_map_max_entries", &[("map", map.name())], map.room());
+    }
     process(&mut text);
     text.0
 }

@@ -44,6 +44,7 @@ pub(super) fn service(directory: &Path) -> Arc<Service> {
         programs: Vec::new(),
         holes: Vec::new(),
         rings: Vec::new(),
+        maps: Vec::new(),
         rules: base.count().into(),
         base: base.into(),
         logs: Arc::new(logs),

@@ -40,7 +40,7 @@ use crate::{
         pipeline::{self, Note, Order, Watched},
         private::Private,
         rules::OwnRules,
-        sensor::fill::Fill,
+        sensor::{census::Counted, fill::Fill},
         viewers::Viewers,
     },
 };
@@ -51,6 +51,8 @@ const NOTES: usize = 8192;
 const LAST: Duration = Duration::from_secs(5);
 /// How long a watch that is over is still told of.
 const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many of them at most: what ends often is forgotten sooner.
+const MOST_REMEMBERED: usize = 256;
 
 /// The daemon's state.
 pub(super) struct Service {
@@ -61,6 +63,8 @@ pub(super) struct Service {
     pub(super) holes: Vec<Hole>,
     /// How full the kernel's rings are.
     pub(super) rings: Vec<(&'static str, Fill)>,
+    /// The kernel programs' maps that grow and shrink.
+    pub(super) maps: Vec<Counted>,
     /// The rules of the machine. It is held for reading while a watch begins, so that none begins by rules that are
     /// just being replaced, and for writing while they are: one reload at a time.
     pub(super) base: RwLock<Base>,
@@ -95,8 +99,12 @@ impl Service {
     pub(super) fn watches(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Entries are only put in and taken out whole.
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut over: Vec<Instant> = watches.values().filter_map(|entry| entry.over).collect();
+        over.sort_unstable();
+        let newest_forgotten = over.iter().rev().nth(MOST_REMEMBERED).copied();
         watches.retain(|_, entry| {
-            let stays = entry.over.is_none_or(|over| over.elapsed() < REMEMBERED);
+            let is_remembered = |over: Instant| over.elapsed() < REMEMBERED && Some(over) > newest_forgotten;
+            let stays = entry.over.is_none_or(is_remembered);
             if !stays {
                 self.ledger.keep(&entry.watching.watched.counts.by_kind());
             }
