@@ -15,7 +15,6 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     chain::{Hash, Link},
@@ -132,6 +131,8 @@ pub struct Outcome<'a> {
     pub settled: Option<Duration>,
     /// The evidence that was kept, or why it was not.
     pub evidence: Option<&'a Result<Kept, String>>,
+    /// The name of the stopped copy that was made, or why there is none.
+    pub copy: Option<&'a Result<String, String>>,
 }
 
 /// What was done without an alert.
@@ -150,8 +151,9 @@ pub struct Done<'a> {
 /// Why something is not in a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// `unwatched`: no daemon watched until now. `stopped`: the daemon ended in order and nobody watched until now. `crashed`: it ended without a word. `cut`: the
-    /// end of the log is missing. `queue`: records came faster than they could be written. `disk`: the disk took none.
+    /// `unwatched`: no daemon watched until now. `silent`: the daemon's monitor gave no sign of life for a while. `stopped`:
+    /// the daemon ended in order and nobody watched until now. `crashed`: it ended without a word. `cut`: the end of the log
+    /// is missing. `queue`: records came faster than they could be written. `disk`: the disk took none.
     pub reason: &'static str,
     /// From when on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,6 +282,11 @@ impl Record {
         match outcome.evidence {
             Some(Ok(kept)) => done["evidence"] = json!(kept),
             Some(Err(why)) => done["evidence"] = json!({ "error": why }),
+            None => {}
+        }
+        match outcome.copy {
+            Some(Ok(name)) => done["copy"] = json!({ "name": name }),
+            Some(Err(why)) => done["copy"] = json!({ "error": why }),
             None => {}
         }
         put(&mut object, "coi.action", done);
@@ -470,21 +477,15 @@ impl Record {
 pub struct RulesInForce {
     /// How many are enabled.
     pub enabled: usize,
-    /// The SHA-256 of what an administrator sees of them: id, severity, action and thresholds of each.
+    /// The SHA-256 of what they mean: rules that judge otherwise have another.
     pub digest: Hash,
 }
 
 impl RulesInForce {
     /// Of a set.
     pub fn of(set: &RuleSet) -> Self {
-        let enabled = || set.rules().iter().filter(|rule| rule.enabled);
-        let mut digest = Sha256::new();
-        for rule in enabled() {
-            let thresholds: Vec<_> = rule.thresholds().map(|(name, at)| format!("{name}={at}")).collect();
-            let line = format!("{} {} {} {}\n", rule.id, rule.severity, rule.action(), thresholds.join(","));
-            digest.update(line.as_bytes());
-        }
-        Self { enabled: enabled().count(), digest: Hash::from(digest) }
+        let enabled = set.rules().iter().filter(|rule| rule.enabled).count();
+        Self { enabled, digest: Hash::of(set.meaning().as_bytes()) }
     }
 }
 

@@ -28,6 +28,7 @@ mod layer;
 mod lexer;
 mod lint;
 mod load;
+mod meaning;
 mod message;
 mod model;
 mod overrides;
