@@ -6,6 +6,8 @@ use crate::stream;
 
 /// What a call gives back when it fails; `include/uapi/asm-generic/errno-base.h` and `errno.h`.
 pub const EPERM: i64 = -1;
+/// In place of a system call's number, of what io_uring has completed.
+pub const COMPLETION: u32 = u32::MAX;
 pub const EACCES: i64 = -13;
 pub const EROFS: i64 = -30;
 pub const ENOSYS: i64 = -38;

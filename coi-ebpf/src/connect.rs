@@ -4,7 +4,7 @@
 //! connect was refused before any of them saw it is the caller's memory all there is, and the record says so.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    helpers::generated::{bpf_get_retval, bpf_probe_read_kernel, bpf_probe_read_user},
     macros::{btf_tracepoint, cgroup_sock_addr, map},
     maps::{LruHashMap, PerCpuArray},
     programs::{BtfTracePointContext, SockAddrContext},
@@ -15,7 +15,7 @@ use coi_common::{
 };
 
 use crate::{
-    call::{Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM, UNKNOWN},
+    call::{COMPLETION, Call, EACCES, EHOSTUNREACH, EINPROGRESS, ENETUNREACH, EPERM, UNKNOWN},
     chokepoint, entry,
     exec::bounded,
     kernel::{self, Structure, argument, current, offset, pointer, read, syscall},
@@ -69,6 +69,8 @@ static UNIXES: PerCpuArray<UnixRecord> = PerCpuArray::with_max_entries(1, 0);
 #[repr(C)]
 struct Pending {
     tid: u32,
+    /// [`refused4`] has told of it.
+    told: u32,
     address: Address,
 }
 
@@ -184,6 +186,55 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     1
 }
 
+/// A TCP connect of an IPv4 socket that a program at a cgroup below refuses, if it is none by connect(2), whose end tells
+/// more: fast open, io_uring, whose requests may be completed unseen. Runs after [`connect4`], which is attached before it,
+/// and after those below. Costs others one question. Linux 6.1 on.
+#[cgroup_sock_addr(connect4)]
+pub fn refused4(ctx: SockAddrContext) -> i32 {
+    refused(&ctx);
+    1
+}
+
+/// The same for IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn refused6(ctx: SockAddrContext) -> i32 {
+    refused(&ctx);
+    1
+}
+
+#[inline(always)]
+fn refused(ctx: &SockAddrContext) {
+    // SAFETY: no arguments, cannot fail.
+    if i64::from(unsafe { bpf_get_retval() }) != EPERM {
+        return;
+    }
+    let Some(watched) = scope::watched() else { return };
+    // SAFETY: the context's own field; the verifier checks the access.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP || syscall() == SYS_CONNECT {
+        return;
+    }
+    let Some(pending) = PENDING.get_ptr_mut(0) else { return };
+    // SAFETY: a per-CPU value, and programs do not move between CPUs; it was written for this connect.
+    let peer = unsafe {
+        (*pending).told = 1;
+        (*pending).address
+    };
+    tell(
+        Kind::Connect,
+        &watched,
+        Connection {
+            inode: 0,
+            peer,
+            result: EPERM as i32,
+            protocol: IPPROTO_TCP,
+            asked: false,
+            flags: 0,
+            arriving: 0,
+        },
+    );
+}
+
 /// A datagram to an address of its own, IPv4, by whatever route. Once for each process and destination. As [`connect4`].
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
@@ -226,7 +277,7 @@ fn connecting(ctx: &SockAddrContext, family: u16) {
     if protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP {
         if let Some(pending) = PENDING.get_ptr_mut(0) {
             // SAFETY: a per-CPU value, and programs do not move between CPUs.
-            unsafe { *pending = Pending { tid: current().number(offset!(task_pid)), address } };
+            unsafe { *pending = Pending { tid: current().number(offset!(task_pid)), told: 0, address } };
         }
     } else {
         let asked = syscall() == SYS_CONNECT;
@@ -306,7 +357,10 @@ pub fn connected(call: &impl Call) -> Option<()> {
             // SAFETY: as above.
             let pending = PENDING.get_ptr(0).map(|pending| unsafe { *pending });
             let (peer, flags) = match pending.filter(|pending| pending.tid == tid) {
+                Some(pending) if pending.told != 0 && result == EPERM => return None,
                 Some(pending) => (pending.address, 0),
+                // A worker of io_uring has tried it, and is told of by itself.
+                None if call.number() == COMPLETION && result == EPERM => return None,
                 None => (Address { family, ..Address::default() }, FLAG_ADDRESS_AS_PASSED),
             };
             let protocol = IPPROTO_TCP;

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use coi_common::{Header, Kind, Submission, TOLD_ACCEPTS, TOLD_OPENS};
 
 use crate::{
-    call::Call,
+    call::{COMPLETION, Call},
     change::{self, Act, SYS_LINKAT, SYS_MKDIRAT, SYS_RENAMEAT2, SYS_SYMLINKAT, SYS_UNLINKAT},
     chokepoint, connect, io,
     kernel::{self, Structure, Typed, current, offset, pointer, read},
@@ -184,10 +184,9 @@ impl Call for Completed {
         Some(self.result)
     }
 
-    /// None that says anything.
     #[inline(always)]
     fn number(&self) -> u32 {
-        u32::MAX
+        COMPLETION
     }
 
     /// They are gone.

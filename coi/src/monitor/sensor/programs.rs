@@ -41,6 +41,8 @@ pub(super) enum Hook {
     Exit(&'static str),
     /// A hook for addresses on the root of the cgroups.
     Address(&'static str),
+    /// The same, for what came of it below.
+    Verdict(&'static str),
     /// A hook for sockets on the root of the cgroups.
     Socket(&'static str),
 }
@@ -51,6 +53,7 @@ impl std::fmt::Display for Hook {
             Self::Raw(name) | Self::Typed(name) => write!(f, "raw/{name}"),
             Self::Exit(name) => write!(f, "fexit/{name}"),
             Self::Address(name) | Self::Socket(name) => write!(f, "cgroup/{name}"),
+            Self::Verdict(name) => write!(f, "cgroup/{name}-refused"),
         }
     }
 }
@@ -90,6 +93,9 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
     needed("sock_set_state", Hook::Typed("inet_sock_set_state")),
     optional("connect4", Hook::Address("connect4"), "UDP connections over IPv4", UDP),
     optional("connect6", Hook::Address("connect6"), "UDP connections over IPv6", UDP),
+    // After those whose notes they take up.
+    optional("refused4", Hook::Verdict("connect4"), REFUSED, &[]),
+    optional("refused6", Hook::Verdict("connect6"), REFUSED, &[]),
     optional("sendmsg4", Hook::Address("sendmsg4"), "where datagrams go over IPv4", UDP),
     optional("sendmsg6", Hook::Address("sendmsg6"), "where datagrams go over IPv6", UDP),
     optional(
@@ -149,6 +155,7 @@ pub(super) const ATTACHMENTS: &[Attachment] = &[
 /// At the end of every system call; it goes on with the programs for [`CALLS`].
 const EXIT: Attachment = needed("exit", Hook::Typed("sys_exit"));
 
+const REFUSED: &str = "connections that rules deny, by fast open or io_uring (the kernel is older than 6.1)";
 const UDP: &[&str] = &["udp-connect", "udp-sendto", "udp-sendmsg", "udp-sendmmsg"];
 const SENDS: &[&str] =
     &["send-write", "send-sendto", "send-writev", "send-sendfile", "send-int80", "send-io-uring"];
@@ -356,7 +363,7 @@ fn load_one(program: &mut Program, hook: Hook, types: &Btf) -> Result<(), Progra
         Hook::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
         Hook::Typed(name) => <&mut BtfTracePoint>::try_from(program)?.load(name, types),
         Hook::Exit(name) => <&mut FExit>::try_from(program)?.load(name, types),
-        Hook::Address(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Hook::Address(_) | Hook::Verdict(_) => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Hook::Socket(_) => <&mut CgroupSock>::try_from(program)?.load(),
     }
 }
@@ -417,7 +424,7 @@ fn attach_one(ebpf: &mut Ebpf, attachment: &Attachment, root: &Path) -> Result<(
         Hook::Exit(_) => {
             <&mut FExit>::try_from(program)?.attach()?;
         }
-        Hook::Address(_) => {
+        Hook::Address(_) | Hook::Verdict(_) => {
             <&mut CgroupSockAddr>::try_from(program)?.attach(root()?, mode)?;
         }
         Hook::Socket(_) => {
