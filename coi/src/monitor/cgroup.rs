@@ -1,7 +1,8 @@
 //! Cgroups of the unified hierarchy: where they are, what they are called, and how they are stopped.
 //!
 //! Where there is a hierarchy of version 1 with the freezer beside it, container managers may use that: a cgroup that has
-//! the same path there is frozen and thawed in both, so that who looks at either sees the same.
+//! the same path there is frozen and thawed in both, so that who looks at either sees the same. Version 1 comes second: a
+//! process that its freezer catches first never comes to stand still for the unified hierarchy.
 //!
 //! It promises that a cgroup once opened stays the same one: its files are opened below its directory's
 //! descriptor, so that another one that gets its name later is never touched in its place.
@@ -222,14 +223,9 @@ impl Cgroup {
         self.directory().join("cgroup.events").exists()
     }
 
-    /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have.
+    /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have, and has version 1 know.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.freeze", "1")?;
-        if let Err(error) = self.write_freezer("FROZEN") {
-            // They stand still; that version 1 does not know is second.
-            tracing::debug!(%error, "not frozen in version 1's hierarchy");
-        }
-        Ok(())
+        self.write("cgroup.freeze", "1")
     }
 
     /// Lets them go on.
@@ -251,7 +247,17 @@ impl Cgroup {
 
     /// Waits until none of its processes runs any more.
     pub fn wait_frozen(&self, within: Duration) -> Result<(), CgroupError> {
-        self.wait_for("frozen 1", within)
+        self.wait_for("frozen 1", within)?;
+        if let Err(error) = self.write_freezer("FROZEN") {
+            // They stand still; that version 1 does not know is second.
+            tracing::debug!(%error, "not frozen in version 1's hierarchy");
+        }
+        Ok(())
+    }
+
+    /// Has version 1 a part in it?
+    pub fn has_freezer(&self) -> bool {
+        self.freezer.is_some()
     }
 
     /// Waits until there is no process in it. One that has been removed has none.
@@ -344,6 +350,9 @@ mod tests {
             fs::create_dir_all(root.path().join("a/b")).unwrap();
             fs::write(file(root, name), "").unwrap();
         }
+        fs::write(file(&unified, "cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        let freeze =
+            |cgroup: &Cgroup| cgroup.freeze().and_then(|()| cgroup.wait_frozen(Duration::from_secs(1)));
         let said = || {
             let read = |root, name| fs::read_to_string(file(root, name)).unwrap();
             (read(&unified, "cgroup.freeze"), read(&freezer, "freezer.state"))
@@ -351,10 +360,12 @@ mod tests {
         let both = Cgroup::open_below("/a/b", unified.path(), Some(freezer.path())).unwrap();
         // A real file begins anew with each write; these do not, and none is shorter than the one before.
         both.freeze().unwrap();
+        assert_eq!(said(), ("1".into(), String::new()), "not before they stand still");
+        freeze(&both).unwrap();
         assert_eq!(said(), ("1".into(), "FROZEN".into()));
         both.thaw().unwrap();
         assert_eq!(said(), ("0".into(), "THAWED".into()));
-        both.freeze().unwrap();
+        freeze(&both).unwrap();
         both.kill().unwrap();
         assert_eq!(said(), ("1".into(), "THAWED".into()));
         // Where it has no part in version 1, and where that takes nothing.
@@ -363,7 +374,7 @@ mod tests {
         one.thaw().unwrap();
         assert_eq!(said(), ("0".into(), "THAWED".into()));
         fs::remove_file(file(&freezer, "freezer.state")).unwrap();
-        both.freeze().unwrap();
+        freeze(&both).unwrap();
         assert!(both.thaw().is_err());
     }
 
