@@ -94,8 +94,8 @@ impl Daemon {
     }
 
     /// Starts one by way of another program, such as `setpriv --no-new-privs`.
-    pub fn start_by(launcher: &str) -> Self {
-        let mut daemon = Self::with(&[]);
+    pub fn start_by(launcher: &str, arguments: &[&str]) -> Self {
+        let mut daemon = Self::with(arguments);
         launcher.clone_into(&mut daemon.launcher);
         assert_eq!(daemon.spawn(&[]), "ready", "the daemon does not start: {}", daemon.log());
         daemon

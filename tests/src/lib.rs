@@ -104,10 +104,10 @@ impl Coi {
         Self::with(Arc::new(Daemon::start_without(missing, arguments)), turn)
     }
 
-    /// With a daemon for this test alone that another program starts.
-    pub fn with_daemon_by(launcher: &str) -> Self {
+    /// With a daemon for this test alone that another program starts with these arguments.
+    pub fn with_daemon_by(launcher: &str, arguments: &[&str]) -> Self {
         let turn = Turn::take();
-        Self::with(Arc::new(Daemon::start_by(launcher)), turn)
+        Self::with(Arc::new(Daemon::start_by(launcher, arguments)), turn)
     }
 
     /// Without a daemon; the product may start one, for this test alone.

@@ -11,11 +11,12 @@ use super::{Found, Item, STATE, SetupError, host, incus, io_error, make_dir};
 use crate::run::{Cmd, Step, on_path};
 
 /// What is needed whoever runs Incus: packages, and a program of each to know it by where there is no apt.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 16] = [
     ("attr", "setfattr"),
     ("busybox-static", "busybox"),
     ("ca-certificates", ""),
     ("debootstrap", "debootstrap"),
+    ("faketime", "faketime"),
     ("gcc", "cc"),
     ("git", "git"),
     ("iproute2", "ip"),

@@ -11,7 +11,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub struct Piece {
     pub id: String,
     /// Where it is.
     pub path: PathBuf,
-    /// When it was written.
+    /// When it was written, or a moment after the one before.
     pub modified: SystemTime,
 }
 
@@ -57,6 +57,12 @@ pub fn keep(place: &Place, clock: u64, text: &str, most: usize) -> io::Result<Ke
     files::grant(&file, place.owner)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    // They are in the order of their times, whatever has become of the machine's clock.
+    if let Some(newest) = list(place).last()
+        && file.metadata()?.modified()? <= newest.modified
+    {
+        file.set_modified(newest.modified + Duration::from_millis(1))?;
+    }
     fs::rename(&new, &path)?;
     File::open(&directory)?.sync_all()?;
     let pieces = list(place);
@@ -108,12 +114,16 @@ mod tests {
             assert_eq!((kept.bytes, fs::read(&kept.file).unwrap().len()), (12, 12));
             assert_eq!(fs::metadata(&kept.file).unwrap().permissions().mode() & 0o007, 0);
         }
+        // The machine's clock was set back.
+        let late = SystemTime::now() + Duration::from_secs(3600);
+        File::open(&list(&place)[1].path).unwrap().set_modified(late).unwrap();
+        keep(&place, 15, "{\"clock\":15}", 2).unwrap();
         keep(&other, 5, "{}", 2).unwrap();
         let ids = |place: &Place| list(place).into_iter().map(|piece| piece.id).collect::<Vec<_>>();
         assert_eq!(
             (ids(&place), ids(&other)),
-            (vec!["10".to_owned(), "20".to_owned()], vec!["5".to_owned()])
+            (vec!["20".to_owned(), "15".to_owned()], vec!["5".to_owned()])
         );
-        assert_eq!(read(&list(&place)[1].path).unwrap(), "{\"clock\":20}");
+        assert_eq!(read(&list(&place)[1].path).unwrap(), "{\"clock\":15}");
     }
 }

@@ -21,12 +21,12 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     },
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::Duration,
 };
 
 use rustix::{fs::XattrFlags, io::Errno};
 
-use super::chain::Hash;
+use super::{chain::Hash, head::Head};
 
 /// Where the logs are unless `COI_LOG_DIR` names another place.
 const LOGS: &str = "/var/log/coi";
@@ -181,9 +181,13 @@ impl Place {
         }
     }
 
-    /// When something was last written.
-    fn modified(&self) -> Option<SystemTime> {
-        fs::metadata(self.active()).or_else(|_| fs::metadata(self.head())).ok()?.modified().ok()
+    /// How long ago something was last written: by the daemon's note, who may read it.
+    fn age(&self) -> Duration {
+        if let Ok(Some(note)) = Head::read(&self.head()) {
+            return note.written.age();
+        }
+        let modified = fs::metadata(self.active()).and_then(|active| active.modified());
+        modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
     }
 }
 
@@ -210,7 +214,7 @@ pub fn newest(logs: &Path, state: &Path, name: &str) -> Option<Place> {
     let wanted = file_name(name);
     let is_it =
         |place: &Place| place.stem.rsplit_once('.').is_some_and(|(name, id)| name == wanted || id == wanted);
-    places(logs, state).into_iter().filter(is_it).max_by_key(Place::modified)
+    places(logs, state).into_iter().filter(is_it).min_by_key(Place::age)
 }
 
 /// The log that a container has already, whatever it was called and whoever asks: its uuid is for good.
@@ -219,7 +223,7 @@ pub fn existing(logs: &Path, state: &Path, name: &str, id: &str) -> Option<Place
     // A cgroup's id is not for good, it returns after a boot.
     let is_uuid = id.contains('-');
     let is_it = |place: &Place| place.stem == stem || (is_uuid && place.id() == id);
-    places(logs, state).into_iter().filter(is_it).max_by_key(Place::modified)
+    places(logs, state).into_iter().filter(is_it).min_by_key(Place::age)
 }
 
 /// Makes a directory that only its owner's user and administrators may look into.
@@ -331,7 +335,7 @@ mod tests {
             fs::create_dir_all(&place.directory).unwrap();
             fs::write(place.active(), "").unwrap();
         }
-        let later = SystemTime::now() + std::time::Duration::from_secs(60);
+        let later = std::time::SystemTime::now() + Duration::from_secs(60);
         let newer = Place::new(&log, &state, 1000, "c1.u-new");
         File::open(newer.active()).unwrap().set_modified(later).unwrap();
         assert_eq!(newest(&log, &state, "c1"), Some(newer.clone()));

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     chain::{Hash, Link},
     files,
+    stamp::Stamp,
 };
 
 /// Less than a page, so that it is written whole.
@@ -30,7 +31,7 @@ pub struct Head {
     /// The hash of its line.
     pub hash: Hash,
     /// When it was written.
-    pub time: String,
+    pub written: Stamp,
     /// The log was ended in order.
     pub ended: bool,
     /// The last record that was removed with its file, by the limits of the configuration.
@@ -102,7 +103,7 @@ mod tests {
         let mut head = Head {
             sequence: u64::MAX,
             hash: link.hash,
-            time: "t".repeat(40),
+            written: Stamp::now(),
             ended: false,
             pruned: Some(link),
         };

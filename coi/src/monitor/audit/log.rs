@@ -14,16 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
     files::{self, Place},
     key::Key,
     options::Options,
-    record::{About, Gap, Kind, Record},
+    record::{About, Gap, Kind, Record, timestamp},
+    retire::retire,
     store::Store,
 };
+use crate::monitor::sensor::boottime;
 
 /// How many records may wait. Raw events may take half of it: no flood of them keeps an alert out.
 const QUEUE: usize = 8192;
@@ -99,7 +100,8 @@ struct Queue {
 struct Missed {
     records: u64,
     alerts: u64,
-    since: Option<Timestamp>,
+    /// By the kernel's clock.
+    since: Option<u64>,
 }
 
 impl Logs {
@@ -167,6 +169,20 @@ impl Logs {
         Ok(Log { shared, owner })
     }
 
+    /// Removes what is too old of the logs that nobody writes any more.
+    pub fn retire(&self) {
+        for place in files::places(&self.directory, &self.state) {
+            // Who opens it just then waits.
+            let open = lock(&self.open);
+            if open.contains_key(&place.active()) {
+                continue;
+            }
+            if let Err(error) = retire(&place, self.options.keep_age) {
+                tracing::warn!(%error, log = %place.active().display(), "an old log cannot be removed");
+            }
+        }
+    }
+
     /// Ends all logs, each in order as far as the disk allows. Waits for them no longer than [`PATIENCE`].
     pub fn end(&self) {
         let all: Vec<_> = lock(&self.open).values().cloned().collect();
@@ -214,7 +230,7 @@ impl Log {
         } else {
             queue.missed.records += 1;
             queue.missed.alerts += u64::from(record.kind() == Kind::Alert);
-            queue.missed.since.get_or_insert_with(Timestamp::now);
+            queue.missed.since.get_or_insert_with(boottime);
         }
         drop(queue);
         self.shared.wake.notify_all();
@@ -254,8 +270,8 @@ struct Writer {
     store: Store,
     shared: Arc<Shared>,
     open: Arc<Mutex<HashMap<PathBuf, Arc<Shared>>>>,
-    /// Since when the disk takes nothing, and its word for it.
-    about_trouble: Option<(Timestamp, String)>,
+    /// Since when, by the kernel's clock, the disk takes nothing, and its word for it.
+    about_trouble: Option<(u64, String)>,
 }
 
 /// What the writer took out of the queue.
@@ -285,7 +301,7 @@ impl Writer {
                     self.store.about(),
                     &Gap {
                         reason: "queue",
-                        since: missed.since.map(|since| since.to_string()),
+                        since: missed.since.map(timestamp),
                         records: Some(missed.records),
                         alerts: Some(missed.alerts),
                         ..Gap::default()
@@ -369,7 +385,7 @@ impl Writer {
                     tracing::info!(path = %self.shared.path.display(), "the audit log can be written again");
                     let gap = Gap {
                         reason: "disk",
-                        since: Some(since.to_string()),
+                        since: Some(timestamp(since)),
                         error: Some(error),
                         ..Gap::default()
                     };
@@ -399,7 +415,7 @@ impl Writer {
             return;
         }
         tracing::error!(%error, path = %self.shared.path.display(), "the audit log cannot be written; it is tried again");
-        self.about_trouble = Some((Timestamp::now(), error.to_string()));
+        self.about_trouble = Some((boottime(), error.to_string()));
         self.shared.progress.send_modify(|progress| progress.trouble = Some(error.to_string()));
     }
 

@@ -25,7 +25,9 @@ mod options;
 pub mod read;
 mod record;
 pub mod redact;
+mod retire;
 pub mod schema;
+pub mod stamp;
 mod store;
 pub mod verify;
 

@@ -176,8 +176,8 @@ impl Chained {
 /// What a file holds, from far away.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
-    /// The number and the time of the first record.
-    pub first: Option<(u64, String)>,
+    /// The number of the first record.
+    pub first: Option<u64>,
     /// The last whole record.
     pub last: Option<(Link, String)>,
     /// How many bytes the file has.
@@ -198,7 +198,7 @@ impl Scan {
             scan.bytes += length;
             match Chained::read(&bytes).filter(|_| is_whole) {
                 Some(record) => {
-                    scan.first.get_or_insert_with(|| (record.sequence(), record.time.clone()));
+                    scan.first.get_or_insert(record.sequence());
                     scan.last = Some((Link::of(record.sequence(), &bytes), record.time));
                     (torn, torn_bytes) = (Sha256::new(), 0);
                 }

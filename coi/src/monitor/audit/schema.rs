@@ -196,12 +196,13 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
                     "name": one_of(&done), "result": result(), "error": text(),
                     "decided_us": count(), "latency_us": count(), "settled_us": count(),
                     "evidence": object(&[], json!({ "file": text(), "sha256": hash(), "bytes": count(), "error": text() })),
+                    "copy": object(&[], json!({ "name": text(), "error": text() })),
                     "attempts": { "type": "array", "items": object(&["name", "result", "tries", "latency_us"], json!({
                         "name": one_of(&done), "result": result(), "error": text(), "tries": count(), "latency_us": count(),
                     })) },
                 }),
             ),
-            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so. attempts, where there was more than one: each action that was tried, in their order, and how often; the last is what was done. evidence: the file that was written before a kill, or why there is none.",
+            "What was done and what came of it. Microseconds since the event: until it was decided and a freeze written, until all stood still or was gone, until Incus had it so. attempts, where there was more than one: each action that was tried, in their order, and how often; the last is what was done. evidence: the file that was written before a kill, or why there is none. copy: the stopped container that was made of it before a kill, or why there is none.",
         ),
         ("coi.state", one_of(&["armed", "running", "frozen", "killed", "gone"]), "The watch's state."),
         (
@@ -232,7 +233,7 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
         (
             "coi.rules",
             object(&["enabled", "digest"], json!({ "enabled": count(), "digest": hash() })),
-            "The rules in force: how many, and the SHA-256 of their ids, severities, actions and thresholds.",
+            "The rules in force: how many, and the SHA-256 of what they mean: conditions, thresholds, windows, exceptions, severities and actions, with their lists and macros. Rules that judge otherwise have another.",
         ),
         ("coi.version", text(), "COI's version."),
         (
@@ -240,7 +241,7 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
             object(
                 &["reason"],
                 json!({
-                    "reason": one_of(&["unwatched", "stopped", "crashed", "cut", "queue", "disk"]), "since": time(), "until": time(), "records": count(),
+                    "reason": one_of(&["unwatched", "silent", "stopped", "crashed", "cut", "queue", "disk"]), "since": time(), "until": time(), "records": count(),
                     "processes": { "type": "array", "items": object(&["pid", "parent_pid", "executable", "command_line"], json!({
                         "pid": count(), "parent_pid": count(), "executable": text(), "command_line": text(),
                     })) },
@@ -249,7 +250,7 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
                     "torn": { "type": "array", "items": object(&["bytes", "sha256"], json!({ "bytes": count(), "sha256": hash() })) },
                 }),
             ),
-            "What is not in this log. unwatched: no daemon watched from since until until; processes ran there then. stopped: the daemon had ended in order and nobody watched. crashed: it had ended without a word. cut: the records first to last were written, and are gone. queue: they came faster than they could be written. disk: the disk took none. torn: files before this record end with so many bytes of an unfinished one.",
+            "What is not in this log. unwatched: no daemon watched from since until until; processes ran there then. silent: the daemon's monitor gave no sign of life from since until until; what happened meanwhile was judged then, as far as the kernel had kept it. stopped: the daemon had ended in order and nobody watched. crashed: it had ended without a word. cut: the records first to last were written, and are gone. queue: they came faster than they could be written. disk: the disk took none. torn: files before this record end with so many bytes of an unfinished one.",
         ),
         (
             "coi.checkpoint",

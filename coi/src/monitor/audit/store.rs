@@ -13,10 +13,8 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
-
-use jiff::Timestamp;
 
 use super::{
     chain::Link,
@@ -26,7 +24,9 @@ use super::{
     options::Options,
     read::{Chained, Lines, Scan},
     record::{About, Gap, Record, Torn},
+    stamp::Stamp,
 };
+use crate::monitor::sensor::boottime;
 
 /// How long a record that is not urgent may wait for the disk.
 const LAZY: Duration = Duration::from_secs(1);
@@ -42,10 +42,10 @@ pub(super) struct Store {
     file: Option<File>,
     /// How long the file is with all that waits.
     size: u64,
-    /// When its first record was written.
-    begun: SystemTime,
-    /// When it was made or opened, by a clock that nobody sets.
-    opened: Instant,
+    /// How old its first record was when it was opened.
+    aged: Duration,
+    /// When it was made or opened.
+    opened: u64,
     /// The last record, written or waiting.
     last: Link,
     /// Lines that wait to be written, and how much of them has been.
@@ -89,7 +89,7 @@ impl Store {
         let genesis = Link::genesis(place.owner, place.id());
         let in_files = last.as_ref().map_or(genesis, |(link, _)| *link);
         let noted = note.as_ref().map_or(genesis, Head::link);
-        let begun = active.first.as_ref().and_then(|(_, time)| time.parse::<Timestamp>().ok());
+        let aged = begun(&place.active()).map(|begun| begun.age()).unwrap_or_default();
         let mut store = Self {
             head: HeadFile::open(&place.head(), place.owner)?,
             place,
@@ -98,8 +98,8 @@ impl Store {
             key,
             file: None,
             size: active.bytes,
-            begun: begun.map_or_else(SystemTime::now, SystemTime::from),
-            opened: Instant::now(),
+            aged,
+            opened: boottime(),
             // What was changed or cut off is found by who verifies: the chain goes on from what was written.
             last: if in_files.sequence > noted.sequence { in_files } else { noted },
             waiting: Vec::new(),
@@ -111,7 +111,7 @@ impl Store {
             pruned: note.as_ref().and_then(|note| note.pruned),
         };
         if active.torn.is_some() {
-            store.set_aside(active.first.map(|(first, _)| first))?;
+            store.set_aside(active.first)?;
         }
         store.ensure_file()?;
         if let Some(note) = note.as_ref().filter(|note| note.ended) {
@@ -129,7 +129,7 @@ impl Store {
                 &store.about,
                 &Gap {
                     reason,
-                    since: note.map(|note| note.time).or_else(|| last.map(|(_, time)| time)),
+                    since: note.map(|note| note.written.told()).or_else(|| last.map(|(_, time)| time)),
                     first: is_cut.then(|| in_files.next()),
                     last: is_cut.then_some(noted.sequence),
                     torn,
@@ -176,9 +176,10 @@ impl Store {
 
     /// Should the next record be in another file?
     pub(super) fn wants_rotation(&self) -> bool {
-        let is_old = || self.begun.elapsed().is_ok_and(|age| age >= self.options.max_file_age);
-        let is_due = self.size >= self.options.max_file_size || is_old();
-        self.size > 0 && is_due && self.opened.elapsed() >= self.options.min_file_age
+        let open = Duration::from_nanos(boottime().saturating_sub(self.opened));
+        let is_old = self.aged + open >= self.options.max_file_age;
+        let is_due = self.size >= self.options.max_file_size || is_old;
+        self.size > 0 && is_due && open >= self.options.min_file_age
     }
 
     /// Writes what waits. What an error interrupts goes on from there when it is called again.
@@ -211,7 +212,7 @@ impl Store {
         self.head.write(&Head {
             sequence: self.last.sequence,
             hash: self.last.hash,
-            time: Timestamp::now().to_string(),
+            written: Stamp::now(),
             ended,
             pruned: self.pruned,
         })?;
@@ -260,11 +261,8 @@ impl Store {
         self.urgent = true;
         self.commit()?;
         if self.file.is_some() && self.size > 0 {
-            let first = match Lines::open(&self.path())?.next().transpose()? {
-                Some(line) => Chained::read(&line.bytes).map(|record| record.sequence()),
-                None => None,
-            };
-            self.set_aside(first)?;
+            let first = first_line(&self.path())?.and_then(|line| Chained::read(&line));
+            self.set_aside(first.map(|record| record.sequence()))?;
         }
         self.ensure_file()?;
         self.prune()
@@ -295,8 +293,8 @@ impl Store {
         files::grant(&file, self.place.owner)?;
         File::open(&self.place.directory)?.sync_all()?;
         if self.size == 0 {
-            self.begun = SystemTime::now();
-            self.opened = Instant::now();
+            self.aged = Duration::ZERO;
+            self.opened = boottime();
         }
         self.file = Some(file);
         Ok(())
@@ -330,18 +328,29 @@ impl Store {
     /// How many of these files have to go, from the oldest on.
     fn too_many(&self, old: &[Piece]) -> usize {
         let mut bytes = 0;
+        // A file has ended when the next one began.
+        let mut next = self.path();
         let keep = old.iter().rev().take(self.options.keep_files).take_while(|piece| {
             let Ok(metadata) = fs::metadata(&piece.path) else { return false };
             bytes += metadata.len();
-            let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-            bytes <= self.options.keep_size && age.is_none_or(|age| age < self.options.keep_age)
+            let ended = begun(&std::mem::replace(&mut next, piece.path.clone()));
+            bytes <= self.options.keep_size && ended.is_none_or(|ended| ended.age() < self.options.keep_age)
         });
         old.len() - keep.count()
     }
 }
 
+/// A file's first line.
+fn first_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    Ok(Lines::open(path)?.next().transpose()?.map(|line| line.bytes))
+}
+
 /// The place in the chain before a file's first record.
-fn first_of(path: &Path) -> io::Result<Option<Link>> {
-    let line = Lines::open(path)?.next().transpose()?;
-    Ok(line.and_then(|line| Chained::read(&line.bytes)).map(|record| record.previous()))
+pub(super) fn first_of(path: &Path) -> io::Result<Option<Link>> {
+    Ok(first_line(path)?.and_then(|line| Chained::read(&line)).map(|record| record.previous()))
+}
+
+/// When a file's first record was written.
+pub(super) fn begun(path: &Path) -> Option<Stamp> {
+    first_line(path).ok().flatten().and_then(|line| Stamp::of_record(&line))
 }

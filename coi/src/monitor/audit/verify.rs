@@ -359,6 +359,7 @@ mod tests {
         key::Key,
         options::Options,
         record::{Record, tests::container},
+        retire::retire,
         schema::tests::assert_valid,
         store::Store,
     };
@@ -546,6 +547,54 @@ mod tests {
         // One more is one too many.
         fs::remove_file(&place.pieces().unwrap()[0].path).unwrap();
         assert_eq!(broken(&place).sequence, 1);
+    }
+
+    #[test]
+    fn what_nobody_writes_any_more_goes_when_it_is_old() {
+        let (_directory, place) = log(20);
+        let old = whole(&place);
+        retire(&place, std::time::Duration::from_secs(3600)).unwrap();
+        assert_eq!(whole(&place), old, "nothing of it is so old");
+        // Of another boot, and by the machine's clock the first two files are of another year.
+        let pieces = place.pieces().unwrap();
+        for piece in &pieces[..3] {
+            let text = fs::read_to_string(&piece.path).unwrap();
+            let boot = crate::monitor::standing::boot_id();
+            fs::write(
+                &piece.path,
+                text.replace(&boot, "another").replace("\"@timestamp\":\"20", "\"@timestamp\":\"19"),
+            )
+            .unwrap();
+        }
+        let anchor = crate::monitor::audit::store::first_of(&pieces[2].path).unwrap();
+        retire(&place, std::time::Duration::from_secs(3600)).unwrap();
+        assert_eq!(place.pieces().unwrap(), pieces[2..], "the third ended today");
+        assert_eq!(Head::read(&place.head()).unwrap().unwrap().pruned, anchor);
+
+        let (_directory, place) = log(20);
+        let last = whole(&place).last;
+        retire(&place, std::time::Duration::from_nanos(1)).unwrap();
+        assert_eq!(place.pieces().unwrap(), []);
+        let report = whole(&place);
+        assert_eq!((report.records, report.noted), (0, last));
+        retire(&place, std::time::Duration::from_nanos(1)).unwrap();
+        assert!(!place.head().exists());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_removes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let limits =
+            || Options { max_file_size: 1800, keep_age: std::time::Duration::from_secs(3600), ..options() };
+        let place = write(directory.path(), 20, limits());
+        let files = place.pieces().unwrap();
+        // As if the machine had thought then that it was 1970.
+        for piece in &files {
+            let then = std::time::SystemTime::UNIX_EPOCH;
+            File::open(&piece.path).unwrap().set_modified(then).unwrap();
+        }
+        write(directory.path(), 10, limits());
+        assert_eq!(whole(&place).first, Some(1));
     }
 
     #[test]
