@@ -11,7 +11,10 @@ use std::process::Child;
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
 use coi_tests::{Cgroup, Coi, Running, TINY, attack, eventually, text, tripwire};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -308,6 +311,114 @@ fn the_guards_own_end_is_noticed() {
     bench.coi.daemon().start_again();
     assert_eq!(named(&bench.assert_told(&name, 1)), ["freeze", "thaw"]);
     end(&cgroup, [shell]);
+}
+
+/// The times in which the daemon was there and its monitor did not get on.
+fn silences(records: &[Value]) -> usize {
+    of_kind(records, "gap").filter(|gap| gap["coi"]["gap"]["reason"] == "silent").count()
+}
+
+#[test]
+fn what_a_daemon_that_hangs_does_not_see_is_frozen() {
+    let bench = Bench::new("");
+    let container = Foreign::make(TINY);
+    container.start();
+    bench.attach(&container.name);
+    let (cgroup, goes_on) = (Cgroup::make("hangs"), Cgroup::make("hangs-goes-on"));
+    bench.watch(&cgroup, "freeze");
+    bench.watch(&goes_on, "continue");
+    let shells = [&cgroup, &goes_on].map(|cgroup| bench.shell(cgroup, "exec sleep 1000"));
+    let daemon = bench.coi.daemon().pid().unwrap();
+    for hangs in 1..=2 {
+        kill(daemon, Signal::SIGSTOP).unwrap();
+        for frozen in [cgroup.path().to_owned(), payload(&container.name)] {
+            eventually("it is frozen", || is_frozen(&frozen));
+        }
+        assert!(!is_frozen(goes_on.path()), "its policy is to go on");
+        kill(daemon, Signal::SIGCONT).unwrap();
+        for (name, directory) in
+            [(cgroup.name(), cgroup.path().to_owned()), (container.name.clone(), payload(&container.name))]
+        {
+            eventually("it is thawed", || !is_frozen(&directory));
+            eventually("that is recorded", || named(&bench.records(&name)).len() == 2 * hangs);
+            assert_eq!(bench.watched(&name)["state"], "running");
+            let all = bench.assert_told(&name, 0);
+            assert_eq!(named(&all), ["freeze", "thaw"].repeat(hangs));
+            assert!(done(&all)[0].1.contains("had given no sign of life"), "{:?}", done(&all));
+            assert_eq!(silences(&all), hangs);
+        }
+        eventually("that is recorded, too", || silences(&bench.records(&goes_on.name())) == hangs);
+    }
+    // It is judged as before, and nothing thaws it.
+    let attack = bench.shell(&cgroup, ": >attack; exec sleep 1000");
+    eventually("a rule has frozen it", || bench.watched(&cgroup.name())["state"] == "frozen");
+    kill(daemon, Signal::SIGSTOP).unwrap();
+    eventually("the container is frozen", || is_frozen(&payload(&container.name)));
+    kill(daemon, Signal::SIGCONT).unwrap();
+    eventually("the container is thawed", || !is_frozen(&payload(&container.name)));
+    eventually("that is recorded", || silences(&bench.records(&cgroup.name())) == 3);
+    assert!(is_frozen(cgroup.path()));
+    end(&goes_on, []);
+    end(&cgroup, [attack]);
+    for mut shell in shells {
+        shell.wait().unwrap();
+    }
+}
+
+/// What it does while nobody looks is judged when somebody does, before it could be thawed.
+#[test]
+fn an_attack_on_a_daemon_that_hangs_is_frozen_for_good() {
+    let bench = Bench::new("");
+    let cgroup = Cgroup::make("hangs-attacked");
+    bench.watch(&cgroup, "freeze");
+    let name = cgroup.name();
+    let daemon = bench.coi.daemon().pid().unwrap();
+    kill(daemon, Signal::SIGSTOP).unwrap();
+    let attack = bench.shell(&cgroup, ": >attack; exec sleep 1000");
+    eventually("it is frozen", || is_frozen(cgroup.path()));
+    kill(daemon, Signal::SIGCONT).unwrap();
+    eventually("that is recorded", || silences(&bench.records(&name)) == 1);
+    assert!(is_frozen(cgroup.path()));
+    assert_eq!(bench.watched(&name)["last_action"]["rule_id"], "attack");
+    assert_eq!(named(&bench.assert_told(&name, 0)), ["freeze"]);
+    end(&cgroup, [attack]);
+}
+
+/// Only the thread that judges stands still; whoever asks the daemon is answered.
+#[test]
+fn a_daemon_whose_monitor_hangs_only_looks_alive() {
+    let bench = Bench::new("");
+    let cgroup = Cgroup::make("hangs-inside");
+    bench.watch(&cgroup, "freeze");
+    let name = cgroup.name();
+    let shell = bench.shell(&cgroup, "exec sleep 1000");
+    let monitor = thread_of(bench.coi.daemon().pid().unwrap(), "coi-monitor");
+    let wait = Some(WaitPidFlag::__WALL);
+    ptrace::seize(monitor, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(monitor).unwrap();
+    waitpid(monitor, wait).unwrap();
+    eventually("it is frozen", || is_frozen(cgroup.path()));
+    assert_eq!(bench.watched(&name)["state"], "running", "the daemon answers, and knows nothing");
+    ptrace::detach(monitor, None).unwrap();
+    eventually("that is recorded", || named(&bench.records(&name)) == ["freeze", "thaw"]);
+    assert!(!is_frozen(cgroup.path()));
+    // Killed while it hangs, it is as any that was killed.
+    ptrace::seize(monitor, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(monitor).unwrap();
+    waitpid(monitor, wait).unwrap();
+    eventually("it is frozen", || is_frozen(cgroup.path()));
+    bench.coi.daemon().kill();
+    bench.coi.daemon().start_again();
+    assert!(!is_frozen(cgroup.path()));
+    assert_eq!(named(&bench.assert_told(&name, 1)), ["freeze", "thaw"].repeat(2));
+    end(&cgroup, [shell]);
+}
+
+/// A thread of a process, by its name.
+fn thread_of(process: Pid, name: &str) -> Pid {
+    let mut tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap());
+    let task = tasks.find(|task| fs::read_to_string(task.path().join("comm")).unwrap().trim_end() == name);
+    Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap())
 }
 
 #[test]

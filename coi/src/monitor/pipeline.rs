@@ -32,6 +32,7 @@ use super::{
     counts::Counts,
     event::{Container, Detail, Event, EventKind, Field, ProcessKey, Record as _},
     filter::filter,
+    guard::Loss,
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
     priority,
@@ -113,6 +114,8 @@ pub enum Note {
     Made(Arc<Cgroup>),
     /// Its cgroup has been removed.
     Gone,
+    /// The guard had taken this daemon for dead, and is answered when that is dealt with.
+    Doubted(Arc<Loss>, oneshot::Sender<()>),
     /// Events were lost.
     Lost(Box<Event>),
     /// Alerts that were not repeated, and state that had to go.
@@ -189,7 +192,11 @@ enum Command {
 pub struct Handle {
     commands: std_mpsc::Sender<Command>,
     wake: Arc<EventFd>,
+    pulse: Pulse,
 }
+
+/// What the pipeline's thread, and nobody else, makes greater as long as it gets on: several times a second.
+pub type Pulse = Arc<AtomicU64>;
 
 /// There is no thread or descriptor to be had.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +213,12 @@ impl Handle {
     #[cfg(any(test, fuzzing))]
     pub fn ended() -> Self {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap_or_else(|error| panic!("{error}"));
-        Self { commands: std_mpsc::channel().0, wake: Arc::new(wake) }
+        Self { commands: std_mpsc::channel().0, wake: Arc::new(wake), pulse: Pulse::default() }
+    }
+
+    /// Its sign of life.
+    pub fn pulse(&self) -> Pulse {
+        Arc::clone(&self.pulse)
     }
 
     fn send(&self, command: Command) -> Result<(), Ended> {
@@ -304,7 +316,8 @@ pub fn start(
     let wake = Arc::new(
         EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?,
     );
-    let handle = Handle { commands, wake: Arc::clone(&wake) };
+    let pulse = Pulse::default();
+    let handle = Handle { commands, wake: Arc::clone(&wake), pulse: Arc::clone(&pulse) };
     let pipeline = Pipeline {
         sensor,
         lineage: Lineage::default(),
@@ -314,6 +327,7 @@ pub fn start(
         expected: HashMap::new(),
         inbox,
         wake,
+        pulse,
         arrived: Vec::new(),
         waiting: HashMap::default(),
         behind: 0,
@@ -338,6 +352,7 @@ struct Pipeline {
     expected: HashMap<String, Arc<Watched>>,
     inbox: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
+    pulse: Pulse,
     /// What has arrived and is not judged yet, by the cgroup's id.
     waiting: HashMap<u64, VecDeque<Arrived>, RandomState>,
     /// How much waits there.
@@ -411,6 +426,7 @@ impl Pipeline {
         let mut quiet = Quiet::since(Instant::now());
         let mut rested = Instant::now();
         loop {
+            self.pulse.fetch_add(1, Ordering::Relaxed);
             let worked = rested.elapsed();
             if self.behind == 0 || worked >= WORK {
                 self.wait(&mut quiet, LOOK.max(worked / REST));
@@ -500,6 +516,7 @@ impl Pipeline {
         );
         turns.sort_unstable();
         for (_, scope) in turns.drain(..) {
+            self.pulse.fetch_add(1, Ordering::Relaxed);
             let Some(mut queue) = self.waiting.get_mut(&scope).map(mem::take) else { continue };
             let mut flow = Flow::default();
             let began = Instant::now();
@@ -855,6 +872,12 @@ impl Watched {
     /// Has it judged by others; gives what it was judged by.
     fn replace(&self, rules: Arc<InForce>) -> Arc<InForce> {
         std::mem::replace(&mut *self.rules.lock().unwrap_or_else(PoisonError::into_inner), rules)
+    }
+
+    /// It is over, and may be remembered for a while: what it need not hold for that it lets go.
+    pub fn release(&self) {
+        self.replace(InForce::none());
+        self.standing.close();
     }
 
     /// Whether every event of it is wanted.

@@ -16,18 +16,21 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    Frozen, GuardError, Loss, PROTOCOL, SOCKET, Say, Welcome, now,
+    Frozen, GuardError, Heard, Loss, PROTOCOL, SILENCE, SOCKET, Say, Welcome,
     socket::{Packets, listening},
 };
 use crate::monitor::{
     cgroup::{Cgroup, Mounts},
     private::Private,
+    sensor::boottime,
 };
 
 /// How often it is looked whether the daemon is ending, and, without one, what has been made.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the daemon that has started it may take to say so.
 const FIRST: Duration = Duration::from_secs(10);
+/// How long a cgroup that was frozen may take to stand still.
+const STILL: Duration = Duration::from_millis(200);
 /// A process that is ending: `PF_EXITING` of `include/linux/sched.h`.
 const EXITING: u64 = 4;
 
@@ -81,6 +84,25 @@ struct Daemon {
     packets: Packets,
     pid: u32,
     leaving: Option<Duration>,
+    /// So long there was no sign of life, as far as this process was awake itself.
+    silence: Duration,
+    looked: Instant,
+    /// It is taken for dead.
+    is_doubted: bool,
+}
+
+impl Daemon {
+    fn new(packets: Packets, pid: u32) -> Self {
+        let (silence, looked) = (Duration::ZERO, Instant::now());
+        Self { packets, pid, leaving: None, silence, looked, is_doubted: false }
+    }
+
+    /// Counts the time since the last look. Has it become too silent?
+    fn falls_silent(&mut self) -> bool {
+        self.silence += std::mem::replace(&mut self.looked, Instant::now()).elapsed().min(2 * LOOK);
+        // One that is about to end need not get on; it has to end.
+        !self.is_doubted && self.silence >= SILENCE + self.leaving.unwrap_or_default()
+    }
 }
 
 struct Keeper {
@@ -128,6 +150,9 @@ impl Keeper {
                     }
                 }
                 self.lost();
+            }
+            if self.daemon.as_mut().is_some_and(Daemon::falls_silent) {
+                self.doubt();
             }
             if calls {
                 self.greet();
@@ -182,7 +207,18 @@ impl Keeper {
             Say::Forget { key } => {
                 self.wards.remove(&key);
             }
-            Say::Settled => {
+            Say::Alive => {
+                daemon.silence = Duration::ZERO;
+                if std::mem::take(&mut daemon.is_doubted) {
+                    self.freezes = None;
+                    if let Err(error) = daemon.packets.send(&Heard {}, None) {
+                        tracing::error!(%error, "the daemon does not hear that it was taken for dead");
+                    }
+                }
+            }
+            // About an earlier note: it has been taken for dead again since.
+            Say::Settled { note } if self.loss.as_ref().is_some_and(|loss| note != Some(loss.since)) => {}
+            Say::Settled { .. } => {
                 self.wards.retain(|_, ward| ward.is_told);
                 self.freezes = None;
                 self.loss = None;
@@ -218,7 +254,7 @@ impl Keeper {
         }
         self.wards.values_mut().for_each(|ward| ward.is_told = false);
         self.expects = Instant::now();
-        self.daemon = Some(Daemon { packets, pid, leaving: None });
+        self.daemon = Some(Daemon::new(packets, pid));
     }
 
     /// The daemon has gone.
@@ -229,11 +265,30 @@ impl Keeper {
         }
         // A daemon that has gone before it was settled leaves the note of the one before.
         let read = || Loss::read(&self.private);
-        self.loss = self.loss.take().or_else(read).or_else(|| Some(Loss::now(leaving.is_some())));
+        self.loss = self.loss.take().or_else(read).or_else(|| Some(Loss::now(leaving.is_some(), false)));
         self.note();
         // It is not put off by a second daemon that comes to nothing.
         let at = Instant::now() + leaving.unwrap_or_default();
         self.freezes = Some(self.freezes.map_or(at, |before| before.min(at)));
+    }
+
+    /// The daemon is there and gives no sign of life.
+    fn doubt(&mut self) {
+        let Some(daemon) = self.daemon.as_mut().filter(|_| !self.wards.is_empty()) else { return };
+        daemon.is_doubted = true;
+        let mut loss = Loss::now(false, true);
+        loss.since = loss.since.saturating_sub(u64::try_from(daemon.silence.as_nanos()).unwrap_or(u64::MAX));
+        // What an earlier note tells of may stand still yet, and is to be thawed with the rest.
+        let stands = |frozen: &Frozen| {
+            let cgroup =
+                Cgroup::open_below(&frozen.path, &self.mounts.unified, self.mounts.freezer.as_deref());
+            cgroup.is_ok_and(|cgroup| cgroup.id() == frozen.cgroup && cgroup.is_held())
+        };
+        loss.frozen = self.loss.take().map(|before| before.frozen).unwrap_or_default();
+        loss.frozen.retain(stands);
+        self.loss = Some(loss);
+        self.note();
+        self.freezes = Some(Instant::now());
     }
 
     fn note(&self) {
@@ -263,7 +318,7 @@ impl Keeper {
             // What stands still already does so for another reason.
             both.retain(|cgroup| !known.contains(&cgroup.id()) && cgroup.exists() && !cgroup.is_held());
             for cgroup in both {
-                let (key, path, at) = (key.clone(), cgroup.path().to_owned(), now());
+                let (key, path, at) = (key.clone(), cgroup.path().to_owned(), boottime());
                 now_frozen.push((cgroup.clone(), Frozen { key, cgroup: cgroup.id(), path, at, error: None }));
             }
         }
@@ -287,12 +342,18 @@ impl Keeper {
         if is_refused {
             self.note();
         }
+        // All of them come to stand still at once; only who has a part in version 1 is waited for.
+        for (cgroup, _) in now_frozen.iter().filter(|(cgroup, _)| cgroup.has_freezer()) {
+            if let Err(error) = cgroup.wait_frozen(STILL) {
+                tracing::debug!(%error, "version 1's hierarchy does not know that it is frozen");
+            }
+        }
     }
 }
 
 impl Ward {
     fn is_watched(&self, daemon: &Option<Daemon>) -> bool {
-        daemon.is_some() && self.is_told
+        daemon.as_ref().is_some_and(|daemon| !daemon.is_doubted) && self.is_told
     }
 
     /// It runs, or may run again, and is to be frozen then.

@@ -1,8 +1,8 @@
 //! The daemon's side: the connection to the guard, and a new guard where there is none.
 //!
-//! It promises that what [`Guard::watch`] has answered is known to a guard, and that the end of a guard is noticed at
-//! once: another one is started and told everything, and [`Guard::ended`] says so. A thread of its own does it, so that
-//! neither the pipeline nor a watch waits for it.
+//! It promises that what [`Guard::watch`] has answered is known to a guard; that the end of a guard is noticed at once:
+//! another one is started and told everything, and [`News`] says so; and that a sign of life is passed on only when the
+//! pipeline has given one. A thread of its own does it, so that neither the pipeline nor a watch waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +13,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, mpsc as std_mpsc},
-    time::Duration,
+    sync::{Arc, atomic::Ordering, mpsc as std_mpsc},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -26,10 +26,10 @@ use nix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    GuardError, PROTOCOL, SOCKET, Say, Welcome,
+    GuardError, Heard, PROTOCOL, SIGN, SOCKET, Say, Welcome,
     socket::{Packets, listening},
 };
-use crate::monitor::cgroup::Cgroup;
+use crate::monitor::{cgroup::Cgroup, pipeline::Pulse};
 
 /// How long a guard may take to start and answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -47,17 +47,19 @@ pub struct Ward {
     pub freeze: bool,
 }
 
-/// A guard has ended, and what became of that.
+/// What happens to the guard, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Another one is in its place.
+pub enum News {
+    /// It had taken this daemon for dead, and hears it again; see its note.
+    Heard,
+    /// It has ended, and another one is in its place.
     Replaced {
         /// The one that has ended.
         was: u32,
         /// The one that there is.
         is: u32,
     },
-    /// None could be started; it is tried again.
+    /// It has ended, and no other could be started; it is tried again.
     Missing {
         /// The one that has ended.
         was: u32,
@@ -69,7 +71,7 @@ pub enum Ended {
 enum Order {
     Watch(String, Ward, oneshot::Sender<()>),
     Forget(String),
-    Settled,
+    Settled(Option<u64>),
     Leaving(Duration, oneshot::Sender<()>),
 }
 
@@ -81,8 +83,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Connects to the guard of this runtime directory; starts one if there is none. `ended` is told when one ends.
-    pub fn connect(directory: &Path, ended: mpsc::UnboundedSender<Ended>) -> Result<Self, GuardError> {
+    /// Connects to the guard of this runtime directory; starts one if there is none. `news` is told what happens.
+    pub fn connect(
+        directory: &Path,
+        pulse: Pulse,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Result<Self, GuardError> {
         let path = directory.join(SOCKET);
         let failed = |source| GuardError::Socket { path: path.clone(), source };
         let connected = Connected::to_any(&path).map_err(failed)?;
@@ -93,8 +99,10 @@ impl Guard {
             path: path.clone(),
             connected: Some(connected),
             wards: BTreeMap::new(),
-            is_settled: false,
-            ended,
+            settled: None,
+            pulse,
+            told: Told { pulse: 0, at: Instant::now() },
+            news,
         };
         let woken = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("coi-guard".into());
@@ -135,9 +143,9 @@ impl Guard {
         self.order(Order::Forget(key.to_owned()));
     }
 
-    /// All that is watched has been told, and what the daemon before had left is dealt with.
-    pub fn settled(&self) {
-        self.order(Order::Settled);
+    /// All that is watched has been told, and what the note of this time says is dealt with.
+    pub fn settled(&self, note: Option<u64>) {
+        self.order(Order::Settled(note));
     }
 
     /// This daemon is about to end, and another one will come within this time.
@@ -153,8 +161,17 @@ struct Keeper {
     path: PathBuf,
     connected: Option<Connected>,
     wards: BTreeMap<String, Ward>,
-    is_settled: bool,
-    ended: mpsc::UnboundedSender<Ended>,
+    /// With which note all is dealt with, once it is.
+    settled: Option<Option<u64>>,
+    pulse: Pulse,
+    told: Told,
+    news: mpsc::UnboundedSender<News>,
+}
+
+/// The last sign of life that was passed on.
+struct Told {
+    pulse: u64,
+    at: Instant,
 }
 
 /// A guard that has answered.
@@ -173,19 +190,19 @@ impl Keeper {
             let timeout = match &self.connected {
                 Some(connected) => {
                     ready.push(PollFd::new(connected.packets.as_fd(), PollFlags::POLLIN));
-                    PollTimeout::NONE
+                    SIGN
                 }
-                None => PollTimeout::try_from(RETRY).unwrap_or(PollTimeout::MAX),
+                None => RETRY,
             };
             // An interrupted wait is one that has ended.
-            let _ = poll(&mut ready, timeout);
-            // It says nothing but its answer to the first word: what can be read is its end.
+            let _ = poll(&mut ready, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
             if ready.get(1).and_then(PollFd::any).unwrap_or(false) {
-                self.replace();
+                self.listen();
             }
             if self.connected.is_none() {
                 self.replace();
             }
+            self.pass_on();
             // Empty if nobody called.
             let _ = wake.read();
             loop {
@@ -195,6 +212,24 @@ impl Keeper {
                     Err(std_mpsc::TryRecvError::Disconnected) => return,
                 }
             }
+        }
+    }
+
+    /// The guard says something, or has ended.
+    fn listen(&mut self) {
+        let Some(connected) = &self.connected else { return };
+        match connected.packets.receive() {
+            Ok(Some((Heard {}, _))) => drop(self.news.send(News::Heard)),
+            Ok(None) | Err(_) => self.replace(),
+        }
+    }
+
+    /// Tells of the pipeline's sign of life, if there was one since the last.
+    fn pass_on(&mut self) {
+        let pulse = self.pulse.load(Ordering::Relaxed);
+        if pulse != self.told.pulse && self.told.at.elapsed() >= SIGN {
+            self.told = Told { pulse, at: Instant::now() };
+            self.say(&Say::Alive, None);
         }
     }
 
@@ -209,9 +244,9 @@ impl Keeper {
                 self.wards.remove(&key);
                 self.say(&Say::Forget { key }, None);
             }
-            Order::Settled => {
-                self.is_settled = true;
-                self.say(&Say::Settled, None);
+            Order::Settled(note) => {
+                self.settled = Some(note);
+                self.say(&Say::Settled { note }, None);
             }
             Order::Leaving(grace, told) => {
                 let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
@@ -243,12 +278,12 @@ impl Keeper {
         match self.try_replace() {
             Ok(is) => {
                 tracing::warn!(?was, is, "a new guard is in the place of one that has ended");
-                let _ = self.ended.send(Ended::Replaced { was: was.unwrap_or(0), is });
+                let _ = self.news.send(News::Replaced { was: was.unwrap_or(0), is });
             }
             Err(error) => {
                 if let Some(was) = was {
                     tracing::error!(%error, "the guard has ended and no other can be started; it is tried again");
-                    let _ = self.ended.send(Ended::Missing { was, why: error.to_string() });
+                    let _ = self.news.send(News::Missing { was, why: error.to_string() });
                 }
             }
         }
@@ -260,8 +295,8 @@ impl Keeper {
             let with = ward.cgroup.as_ref().map(|cgroup| cgroup.descriptor().as_raw_fd());
             connected.packets.send(&watch(key, ward), with)?;
         }
-        if self.is_settled {
-            connected.packets.send(&Say::Settled, None)?;
+        if let Some(note) = self.settled {
+            connected.packets.send(&Say::Settled { note }, None)?;
         }
         let pid = connected.pid;
         self.connected = Some(connected);

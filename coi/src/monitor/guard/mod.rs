@@ -8,28 +8,36 @@
 //! One guard outlives any number of daemons: each connects to the one that is there ([`link`]), or starts one. That it has
 //! gone is noticed by the daemon, which then starts another. If both are killed at once, nobody freezes.
 //!
-//! It does not know that a daemon hangs: a watchdog (systemd's) has to end it first. A container that starts while no
-//! daemon lives is frozen too, if its cgroup gets the name that it had (`lxc.payload.NAME`); one that LXC gives another
+//! A daemon that is there and does not get on is as good as none: the thread that judges events gives a sign of life
+//! every half second, through the daemon's side of the connection. Without one for [`SILENCE`] the guard does the same as
+//! if the daemon had gone; when it hears one again, the daemon is told so, thaws, and records it. Time in which the guard
+//! itself does not run (the machine sleeps, or is moved) does not count.
+//!
+//! A container that starts while no daemon lives is frozen too, if its cgroup gets the name that it had (`lxc.payload.NAME`); one that LXC gives another
 //! name after an unclean end (`NAME-1`) is not seen until the next daemon looks.
 
 pub mod keeper;
 pub mod link;
 mod socket;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use link::{Ended, Guard, Ward};
+pub use link::{Guard, News, Ward};
 
 use super::{
     private::{Lasting, Private, PrivateError},
+    sensor::boottime,
     standing::boot_id,
 };
 
 /// The version of what is said on the socket. Who finds another one there has it end, and starts its own.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
+/// How long a daemon may give no sign of life. Its thread is real-time, its messenger is not.
+pub const SILENCE: Duration = Duration::from_secs(5);
+/// How often it gives one.
+const SIGN: Duration = Duration::from_millis(500);
 /// The name of the socket in the runtime directory.
 const SOCKET: &str = "guard.sock";
 /// The name of the note.
@@ -78,8 +86,13 @@ enum Say {
         /// How it was called.
         key: String,
     },
+    /// The thread that judges events gets on.
+    Alive,
     /// All that is watched has been told, and what the note says is dealt with.
-    Settled,
+    Settled {
+        /// [`Loss::since`] of that note, if there was one.
+        note: Option<u64>,
+    },
     /// The daemon is about to end, and another one will come.
     Leaving {
         /// How long that may take.
@@ -96,15 +109,22 @@ struct Welcome {
     pid: u32,
 }
 
-/// A daemon has gone: the guard's note for the next one.
+/// What the guard says later, and nothing else: it had taken the daemon for dead, and hears it again. What it has done
+/// meanwhile is in its note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Heard {}
+
+/// A daemon has gone, or does not get on: the guard's note for the next one, or for the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// The boot of the machine.
     boot: String,
-    /// Since when there is none, RFC 3339.
-    pub since: String,
+    /// Since when there is none, by the kernel's clock.
+    pub since: u64,
     /// It had said that it would.
     pub planned: bool,
+    /// It was there, and gave no sign of life from then on.
+    pub silent: bool,
     /// What was frozen because of that.
     pub frozen: Vec<Frozen>,
 }
@@ -118,15 +138,15 @@ pub struct Frozen {
     pub cgroup: u64,
     /// Its path.
     pub path: String,
-    /// When, RFC 3339.
-    pub at: String,
+    /// When, by the kernel's clock.
+    pub at: u64,
     /// `None` if it worked.
     pub error: Option<String>,
 }
 
 impl Loss {
-    fn now(planned: bool) -> Self {
-        Self { boot: boot_id(), since: now(), planned, frozen: Vec::new() }
+    fn now(planned: bool, silent: bool) -> Self {
+        Self { boot: boot_id(), since: boottime(), planned, silent, frozen: Vec::new() }
     }
 
     /// The note in this directory, if there is one of this boot.
@@ -159,8 +179,4 @@ impl Loss {
     pub fn of(&self, cgroup: u64) -> Option<&Frozen> {
         self.frozen.iter().find(|frozen| frozen.cgroup == cgroup)
     }
-}
-
-fn now() -> String {
-    Timestamp::now().to_string()
 }

@@ -33,8 +33,8 @@ use crate::monitor::{
 
 /// How long the processes of a tree may take to end; they stand still.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
-/// How long a container may take to stand still before its processes are looked for.
-const STILL_WITHIN: Duration = Duration::from_secs(2);
+/// How long a container may take to stand still before its processes are looked for, or it is copied.
+pub(super) const STILL_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a file of evidence may take to be written.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
@@ -173,23 +173,23 @@ impl Deed<'_> {
         })
         .await;
         if killed.is_ok() && !self.stood {
-            self.let_go(cgroup).await?;
+            let_go(self.watched, cgroup).await?;
         }
         killed
     }
+}
 
-    /// Lets the others go on, unless they are to stand still for another reason meanwhile.
-    async fn let_go(&self, cgroup: Arc<Cgroup>) -> Result<(), RespondError> {
-        let watched = Arc::clone(self.watched);
-        blocking(cgroup, move |cgroup| -> Result<(), CgroupError> {
-            let stands = || watched.stands.load(Ordering::Acquire);
-            if stands() {
-                return Ok(());
-            }
-            cgroup.thaw()?;
-            // The pipeline does not wait for this: it may have written its freeze in between.
-            if stands() { cgroup.freeze() } else { Ok(()) }
-        })
-        .await
-    }
+/// Lets what was stopped for a moment go on, unless it is to stand still for another reason meanwhile.
+pub(super) async fn let_go(watched: &Arc<Watched>, cgroup: Arc<Cgroup>) -> Result<(), RespondError> {
+    let watched = Arc::clone(watched);
+    blocking(cgroup, move |cgroup| -> Result<(), CgroupError> {
+        let stands = || watched.stands.load(Ordering::Acquire);
+        if stands() {
+            return Ok(());
+        }
+        cgroup.thaw()?;
+        // The pipeline does not wait for this: it may have written its freeze in between.
+        if stands() { cgroup.freeze() } else { Ok(()) }
+    })
+    .await
 }

@@ -6,12 +6,19 @@
 //!
 //! What happened in between nobody has seen, and the rules know nothing of what was before.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::{
     api::{ActionName, Subject, WatchState},
+    deed::let_go,
     refusal::Refusal,
     registry::Registered,
     subject::Found,
@@ -21,17 +28,24 @@ use super::{
 use crate::{
     incus,
     monitor::{
-        audit::{Done, Gap, Record},
+        audit::{Done, Gap, Record, timestamp},
         cgroup::Cgroup,
-        guard::{self, Loss},
+        guard::{self, Frozen, Loss},
         lineage,
+        pipeline::Note,
         respond::{CgroupResponder, IncusResponder, Responder},
         rules::OwnRules,
+        sensor::boottime,
         standing::{Held, HeldFor, Intent, Left},
     },
 };
 
 /// How often it is tried again to arm what could not be armed, and to ask an Incus that did not answer.
+///
+/// What keeps a watch from being armed is a full disk, a map without room, a workspace that is not mounted yet: nothing
+/// tells of the end of any of these. It is tried until it works, since the guard holds what is not watched. An Incus that
+/// can be followed (see [`super::policy`]) may still fail to answer about one container; it is asked until it does, or
+/// until the watch is over.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The time without a daemon.
@@ -48,7 +62,7 @@ impl Service {
         let absence = Absence { loss: Loss::read(&self.runtime) };
         let mut failed = self.restore_all(all, &absence).await;
         if failed.is_empty() {
-            self.settle().await;
+            self.settle(&absence).await;
             return Ok(());
         }
         let service = Arc::clone(self);
@@ -57,7 +71,7 @@ impl Service {
                 tokio::time::sleep(RETRY).await;
                 failed = service.restore_all(failed, &absence).await;
             }
-            service.settle().await;
+            service.settle(&absence).await;
         });
         Ok(())
     }
@@ -167,27 +181,50 @@ impl Service {
     }
 
     /// What is watched is written down, as far as the disk takes it; the guard may forget what was before.
-    async fn settle(&self) {
+    async fn settle(&self, absence: &Absence) {
         for watching in self.live() {
             watching.settled().await;
         }
-        self.keeping.guard.settled();
+        self.keeping.guard.settled(absence.loss.as_ref().map(|loss| loss.since));
     }
 
-    /// Writes down what becomes of the guard.
+    /// The guard had taken this daemon for dead: what it has frozen goes on, unless there is another reason by now.
+    async fn come_back(&self) {
+        let Some(loss) = Loss::read(&self.runtime).map(Arc::new) else { return };
+        tracing::warn!(frozen = loss.frozen.len(), "the monitor had not got on, and does again");
+        // What happened meanwhile, as far as the kernel has kept it, is judged first.
+        if let Err(error) = self.pipeline.catch_up().await {
+            return tracing::error!(%error, "what the guard has frozen stays frozen");
+        }
+        let live = self.live();
+        let told = live.iter().map(async |watching| {
+            let (done, is_done) = oneshot::channel();
+            if watching.watched.notes.send(Note::Doubted(Arc::clone(&loss), done)).await.is_ok() {
+                let _ = is_done.await;
+            }
+        });
+        futures_util::future::join_all(told).await;
+        self.settle(&Absence { loss: Some(Loss::clone(&loss)) }).await;
+    }
+
+    /// Deals with what the guard says, and writes down what becomes of it.
     pub(super) async fn mind_guard(
         self: Arc<Self>,
-        mut ended: tokio::sync::mpsc::UnboundedReceiver<guard::Ended>,
+        mut news: tokio::sync::mpsc::UnboundedReceiver<guard::News>,
     ) {
-        while let Some(ended) = ended.recv().await {
-            let words = match ended {
-                guard::Ended::Replaced { was: 0, is } => {
+        while let Some(news) = news.recv().await {
+            let words = match news {
+                guard::News::Heard => {
+                    self.come_back().await;
+                    continue;
+                }
+                guard::News::Replaced { was: 0, is } => {
                     format!("there is a guard again (pid {is}), which freezes it when the daemon is gone")
                 }
-                guard::Ended::Replaced { was, is } => format!(
+                guard::News::Replaced { was, is } => format!(
                     "the guard (pid {was}), which freezes it when the daemon is gone, has ended; another one (pid {is}) is in its place"
                 ),
-                guard::Ended::Missing { was, why } => format!(
+                guard::News::Missing { was, why } => format!(
                     "the guard (pid {was}) has ended and no other could be started yet ({why}): nothing freezes it if the daemon goes, too"
                 ),
             };
@@ -227,6 +264,35 @@ fn recorded(log: &Path, intents: &[Intent]) -> BTreeSet<u64> {
 }
 
 impl Watching {
+    /// The guard had taken this daemon for dead. What was decided before this was noted is done.
+    pub(super) async fn doubted(&self, loss: &Loss) {
+        let container = &self.watched.container;
+        let gap = Gap {
+            reason: "silent",
+            since: Some(timestamp(loss.since)),
+            until: Some(timestamp(boottime())),
+            ..Gap::default()
+        };
+        self.record(Record::gap(container, &gap));
+        let Some(cgroup) = self.cgroup() else { return };
+        let Some(frozen) = loss.of(cgroup.id()) else { return };
+        let why = why_frozen(loss, frozen);
+        let done = Done { action: ActionName::Freeze, error: frozen.error.as_deref(), by: None, why: &why };
+        self.record(Record::action(container, &done));
+        if self.watched.stands.load(Ordering::Acquire) {
+            return;
+        }
+        self.enter(WatchState::Frozen, &why);
+        let why = "the monitor gets on again; nothing but that had frozen it";
+        let thawed = let_go(&self.watched, cgroup).await;
+        let error = thawed.err().map(|error| error.to_string());
+        let done = Done { action: ActionName::Thaw, error: error.as_deref(), by: None, why };
+        self.record(Record::action(container, &done));
+        if error.is_none() {
+            self.enter(WatchState::Running, why);
+        }
+    }
+
     /// Makes good what the daemon before has left undone, and says since when nobody looked. `existing` is armed by now.
     pub(super) async fn resume(&self, left: Left, absence: Option<&Absence>, existing: Option<&Arc<Cgroup>>) {
         let container = &self.watched.container;
@@ -237,8 +303,8 @@ impl Watching {
                 container,
                 &Gap {
                     reason: "unwatched",
-                    since: absence.loss.as_ref().map(|loss| loss.since.clone()),
-                    until: Some(Timestamp::now().to_string()),
+                    since: absence.loss.as_ref().map(|loss| timestamp(loss.since)),
+                    until: Some(timestamp(boottime())),
                     processes,
                     more_processes: more.filter(|more| *more > 0),
                     ..Gap::default()
@@ -252,9 +318,7 @@ impl Watching {
         }
         let frozen = existing.and_then(|cgroup| absence?.loss.as_ref()?.of(cgroup.id()));
         if let (Some(frozen), Some(loss)) = (frozen, absence.and_then(|absence| absence.loss.as_ref())) {
-            let without = if loss.planned { "no other daemon had come in time" } else { "without a word" };
-            let why =
-                format!("frozen at {}, since the daemon had gone at {}, {without}", frozen.at, loss.since);
+            let why = why_frozen(loss, frozen);
             let done =
                 Done { action: ActionName::Freeze, error: frozen.error.as_deref(), by: None, why: &why };
             self.record(Record::action(container, &done));
@@ -283,6 +347,17 @@ impl Watching {
         }
         self.hold(existing.map(|cgroup| cgroup.id()).zip(held));
     }
+}
+
+/// Why the guard has frozen something.
+fn why_frozen(loss: &Loss, frozen: &Frozen) -> String {
+    let (at, since) = (timestamp(frozen.at), timestamp(loss.since));
+    let without = match (loss.planned, loss.silent) {
+        (true, _) => format!("the daemon had gone at {since}, no other daemon had come in time"),
+        (_, true) => format!("the daemon's monitor had given no sign of life after {since}"),
+        _ => format!("the daemon had gone at {since}, without a word"),
+    };
+    format!("frozen at {at}, since {without}")
 }
 
 /// Does what was decided, if it was not done: what became of it, in words, and whether it stands still by that.

@@ -51,6 +51,11 @@ use crate::{
     },
 };
 
+/// How often it is looked whether there are logs to be removed, unless they may not even become that old.
+const RETIRE: Duration = Duration::from_secs(3600);
+/// How often it is looked meanwhile: two things may happen, of which the kernel tells only one. The lock becomes free, or
+/// who has it begins to answer.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long an ending daemon may take: the kernel lets go of some twenty programs one by one.
 const ENDING: Duration = Duration::from_secs(15);
 
@@ -206,7 +211,7 @@ impl Place {
             if !self.is_systemds && (is_over || net::UnixStream::connect(&self.path).is_ok()) {
                 return Err(ServerError::Running { socket: self.path.clone() });
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -239,13 +244,13 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let means = Arc::new(Means { respond: set.respond, notifier: Notifier::start(&set.notify) });
     let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let sensor = Sensor::load()?;
+    let mut sensor = Sensor::load()?;
     let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
-    let rings = sensor.fills();
+    let (rings, maps) = (sensor.fills(), sensor.counted());
     let (pipeline, thread) = pipeline::start(sensor, recorder)?;
     // After the programs: what a process has opened last is closed first when it is killed.
     let (guard_ended, guard_ends) = mpsc::unbounded_channel();
-    let guard = Guard::connect(runtime.path(), guard_ended)?;
+    let guard = Guard::connect(runtime.path(), pipeline.pulse(), guard_ended)?;
     let service = Arc::new(Service {
         pipeline,
         incus: incus::Client::from_env(),
@@ -253,6 +258,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         programs,
         holes,
         rings,
+        maps,
         rules: base.count().into(),
         base: base.into(),
         logs,
@@ -295,6 +301,7 @@ async fn serve(
         }
     };
     tokio::spawn(beat(Arc::downgrade(service)));
+    tokio::spawn(retire(Arc::downgrade(service)));
     tokio::spawn(systemd::show_life(service.pipeline.clone()));
     tokio::spawn(policy::follow(Arc::downgrade(service)));
     let router = router(Arc::clone(service));
@@ -327,5 +334,17 @@ async fn beat(service: Weak<Service>) {
         for watching in watching {
             watching.beat();
         }
+    }
+}
+
+/// Removes now and then what is too old of logs that nobody writes any more.
+async fn retire(service: Weak<Service>) {
+    loop {
+        let Some(logs) = service.upgrade().map(|service| Arc::clone(&service.logs)) else { return };
+        let interval = logs.options().keep_age.min(RETIRE);
+        if tokio::task::spawn_blocking(move || logs.retire()).await.is_err() {
+            tracing::error!("old logs are not removed");
+        }
+        tokio::time::sleep(interval).await;
     }
 }
