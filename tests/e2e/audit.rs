@@ -420,6 +420,29 @@ fn a_log_shipper_gets_every_record_once() {
     bench.assert_whole();
 }
 
+#[test]
+fn the_log_of_what_is_watched_no_longer_goes_when_it_is_old() {
+    let bench = Bench::new("retired", "keep_age = \"3s\"");
+    bench.watch();
+    bench.burst(0, 3, "").wait().unwrap();
+    eventually("it is told", || told(&bench.records()) == each(0, 3));
+    let (path, beside) = (bench.path(), Cgroup::make("beside-a-retired"));
+    let watched = ["monitor", "--cgroup", beside.path().to_str().unwrap(), "--detach"];
+    bench.coi.coi(&watched).expect(0);
+    bench.coi.coi(&["daemon", "stop"]).expect(0);
+    bench.coi.daemon().assert_ends();
+    bench.assert_whole();
+    bench.coi.daemon().start_again();
+    bench.coi.coi(&watched).expect(0);
+    eventually("its files are gone", || !path.exists());
+    // It was removed in order, and that is known as long again. What is watched stays, however old.
+    assert!(!bench.coi.coi(&["audit", "path", &beside.name()]).expect(0).text().is_empty());
+    bench.coi.coi(&["audit", "verify"]).expect(0);
+    let heads = bench.coi.daemon().logs().parent().unwrap().join("state/audit/heads/0");
+    let stem = path.file_stem().unwrap().to_str().unwrap();
+    eventually("the note is gone", || !heads.join(format!("{stem}.json")).exists());
+}
+
 /// Reads a file with the rights of a user.
 fn read_as(uid: u32, path: &Path) -> bool {
     let mut cat = Command::new("cat");

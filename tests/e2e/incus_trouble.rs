@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
-use coi_tests::{Cgroup, Coi, Daemon, Proxy, TINY, attack, end, eventually, text};
+use coi_tests::{Cgroup, Coi, Daemon, Proxy, TINY, attack, end, eventually, text, tripwire};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,7 +25,8 @@ impl Bench {
     fn new(config: &str) -> Self {
         let files = tempfile::Builder::new().prefix("coi-e2e-trouble-").tempdir().unwrap();
         let at = |file: &str| files.path().join(file).to_str().unwrap().to_owned();
-        fs::write(at("rules.toml"), attack()).unwrap();
+        let fatal = tripwire("fatal", "critical", r#"== "fatal""#, "process.entity_id");
+        fs::write(at("rules.toml"), attack() + &fatal).unwrap();
         fs::write(at("config.toml"), config).unwrap();
         let proxy = Proxy::start();
         let arguments = ["--rules", &at("rules.toml"), "--config", &at("config.toml")];
@@ -55,9 +56,13 @@ struct Attack(Child);
 
 impl Attack {
     fn on(project: &str, name: &str) -> Self {
-        let exec = |line| incus(&["exec", name, "--project", project, "--", "sh", "-c", line]);
+        Self::with("attack", project, name)
+    }
+
+    fn with(file: &str, project: &str, name: &str) -> Self {
+        let exec = |line: &str| incus(&["exec", name, "--project", project, "--", "sh", "-c", line]);
         eventually("something can be run in it", || end(&mut exec("true")).code == 0);
-        let mut exec = exec(": >/tmp/attack");
+        let mut exec = exec(&format!(": >/tmp/{file}"));
         Self(exec.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 }
@@ -113,6 +118,31 @@ fn an_incus_that_hangs_delays_no_freeze() {
     fs::write(cgroup.path().join("cgroup.kill"), "1").unwrap();
     shell.wait().unwrap();
     bench.coi.coi(&["audit", "verify", name]).expect(0);
+}
+
+#[test]
+fn a_kill_is_recorded_while_incus_hangs() {
+    let bench = Bench::new("");
+    let container = Foreign::make(TINY);
+    let name = &container.name;
+    container.start();
+    bench.attach(name);
+    bench.proxy.hang(true);
+    let attack = Attack::with("fatal", "default", name);
+    let killed = || {
+        let all = bench.coi.audit(name);
+        of_kind(&all, "alert")
+            .map(|alert| alert["coi"]["action"].clone())
+            .find(|action| action["name"] == "kill")
+    };
+    eventually("the kill is recorded", || killed().is_some());
+    // The proxy still hangs: what counts is that nothing runs any more.
+    let action = killed().unwrap();
+    assert_eq!((&action["result"], &action["settled_us"]), (&"success".into(), &Value::Null), "{action:#}");
+    assert_eq!(bench.state(name), "killed");
+    bench.proxy.hang(false);
+    eventually("Incus knows", || incus::status(name) == "Stopped");
+    drop(attack);
 }
 
 #[test]

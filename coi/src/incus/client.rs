@@ -289,6 +289,20 @@ impl Client {
         if taken { Err(Error::Exists { what: format!("an instance {}", new.name) }) } else { made }
     }
 
+    /// Copies an instance, as it is at the moment and without its snapshots, to a new one, which does not run. What is not
+    /// said of the new one's configuration and devices it has from the old one; profiles it has only those that are said.
+    /// Incus does not stop the processes of one that runs: that is the caller's to do.
+    pub async fn copy(&self, name: &str, new: &NewInstance, within: Duration) -> Result<()> {
+        let what = format!("copy instance {name} to {}", new.name);
+        let source =
+            json!({ "type": "copy", "source": name, "instance_only": true, "allow_inconsistent": true });
+        let mut body = json!({ "type": "container", "source": source });
+        if let (Value::Object(body), Ok(Value::Object(rest))) = (&mut body, serde_json::to_value(new)) {
+            body.extend(rest);
+        }
+        self.change(Method::POST, "/1.0/instances", Some(&body), &what, within).await
+    }
+
     /// Starts an instance; answered once its init runs.
     pub async fn start(&self, name: &str) -> Result<()> {
         self.set_state(name, "start", false, &format!("start {name}")).await

@@ -18,7 +18,9 @@ use crate::monitor::service::stream::Line;
 /// How long after something's end its last output, or the daemon's word on it, may take.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether there is a daemon again.
+/// How often it is looked whether there is a daemon again. Nothing would tell: systemd's socket is there all the time, a
+/// daemon's own is made before it answers, in a directory that may go and come. It is tried until somebody ends it: what
+/// runs is frozen meanwhile, or goes on, and neither waits for this.
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long after its processes were killed something may still look alive: Incus takes up to a second to

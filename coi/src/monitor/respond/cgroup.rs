@@ -1,8 +1,10 @@
 //! Acting on a plain cgroup.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Action, Cgroup, Owner, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+use super::{
+    Action, Cgroup, CopyError, Copying, Original, Owner, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup,
+};
 
 /// Acts through the cgroup's own files and nothing else.
 #[derive(Debug)]
@@ -32,6 +34,14 @@ impl Responder for CgroupResponder {
 
     /// Whoever made the cgroup removes it.
     fn bury(&self) -> Action<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn copy<'a>(&'a self, _original: Original<'a>, _within: Duration) -> Copying<'a, String> {
+        Box::pin(async { Err(CopyError::NoContainer) })
+    }
+
+    fn forget_copies<'a>(&'a self, _original: Original<'a>, _most: usize) -> Copying<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }

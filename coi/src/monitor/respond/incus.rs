@@ -5,12 +5,17 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Action, Cgroup, Owner, RespondError, Responder, freeze_cgroup, kill_cgroup, thaw_cgroup};
+use super::{
+    Action, Cgroup, Copying, Original, Owner, RespondError, Responder, copies, freeze_cgroup, kill_cgroup,
+    thaw_cgroup,
+};
 use crate::incus::{Client, Error, Status};
 
 /// How long Incus may take to clean up after a killed container; it takes about a second.
 const GONE_DEADLINE: Duration = Duration::from_secs(15);
-/// How often it is asked meanwhile.
+/// How often it is asked meanwhile. Its lifecycle events are no sign: for most of a second after its processes were killed
+/// Incus takes a container for stopped, running and stopped again by turns, and while it is at work on one it refuses, or
+/// forgets, what it is told. So the answer is asked for until it stays, within [`GONE_DEADLINE`] or [`ANNOUNCED`].
 const GONE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long it may take to tell Incus of a freeze: the record of it waits so long.
@@ -152,5 +157,13 @@ impl Responder for IncusResponder {
             }
             self.wait_gone().await
         })
+    }
+
+    fn copy<'a>(&'a self, original: Original<'a>, within: Duration) -> Copying<'a, String> {
+        Box::pin(copies::make(&self.client, &self.name, &self.uuid, original, within))
+    }
+
+    fn forget_copies<'a>(&'a self, original: Original<'a>, most: usize) -> Copying<'a, ()> {
+        Box::pin(copies::forget(&self.client, &self.name, original, most))
     }
 }

@@ -5,6 +5,7 @@
 //! knows no rules: what one asks for comes in, what was done goes out.
 
 mod cgroup;
+mod copies;
 pub mod evidence;
 mod incus;
 mod ladder;
@@ -17,12 +18,14 @@ use serde::Deserialize;
 
 pub use self::{
     cgroup::CgroupResponder,
+    copies::{CopyError, Original},
     incus::IncusResponder,
     ladder::{Acts, Attempt, Limits, climb},
     network::{Network, NetworkError},
     process::ProcessError,
 };
 use super::{
+    audit,
     cgroup::{Cgroup, CgroupError},
     pipeline::Ended,
     rules,
@@ -35,11 +38,16 @@ use super::{
 pub struct Options {
     /// The evidence of so many kills of one container is kept; none is taken with 0.
     pub keep_evidence: usize,
+    /// So many stopped copies of killed containers are kept of each owner and workspace; none is made with 0.
+    pub keep_copies: usize,
+    /// How long a copy may take. The container stands still meanwhile, and is killed afterwards.
+    #[serde(deserialize_with = "audit::duration")]
+    pub copy_within: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keep_evidence: 16 }
+        Self { keep_evidence: 16, keep_copies: 0, copy_within: Duration::from_secs(60) }
     }
 }
 
@@ -83,6 +91,12 @@ pub enum RespondError {
         /// Its name.
         name: String,
         /// How long it was tried.
+        within: Duration,
+    },
+    /// Nothing of it runs, but Incus does not answer.
+    #[error("Incus has not cleaned up after it within {within:?}; it does when it answers again")]
+    Unburied {
+        /// How long it was waited for.
         within: Duration,
     },
     /// It was done, but the container is still there.
@@ -131,7 +145,14 @@ pub trait Responder: Send + Sync {
     fn announce(&self) -> Action<'_>;
     /// After a kill: ends when what held the processes is gone too.
     fn bury(&self) -> Action<'_>;
+    /// Before a kill, when it stands still: makes a copy that does not run; gives its name.
+    fn copy<'a>(&'a self, original: Original<'a>, within: Duration) -> Copying<'a, String>;
+    /// Removes the oldest copies that are more than `most`.
+    fn forget_copies<'a>(&'a self, original: Original<'a>, most: usize) -> Copying<'a, ()>;
 }
+
+/// A copy on its way.
+pub type Copying<'a, T> = Pin<Box<dyn Future<Output = Result<T, CopyError>> + Send + 'a>>;
 
 /// What the responder does for what a rule asks for.
 pub fn action_for(asked: rules::Action) -> ActionName {

@@ -29,7 +29,8 @@ use crate::{
 const KEY: &str = "user.coi.monitor";
 /// What the containers have that COI launches: who launches one has it watched, as its owner and with the workspace's rules.
 const LAUNCHED: &str = "user.coi.workspace";
-/// How long until Incus is tried again.
+/// How long until Incus is tried again. Nothing tells when it answers: its socket may be systemd's, which is there all the
+/// time, or be left by one that was killed. It is tried as long as there is a daemon.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows Incus as long as there is a daemon.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     admission::Caller,
     api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchRequest, WatchState},
-    deed::{Deed, Means, Proof},
+    deed::{Deed, Means, Proof, STILL_WITHIN},
     kept::Kept,
     ledger::Ledger,
 };
@@ -27,12 +27,18 @@ use crate::monitor::{
     notify::Notice,
     pipeline::{Decision, Handle, Note, Onlooker, Order, OrderError, Watched},
     private::PrivateError,
-    respond::{Limits, Network, NetworkError, Owner, RespondError, Responder, blocking, climb},
+    respond::{
+        CopyError, Limits, Network, NetworkError, Options, Original, Owner, RespondError, Responder,
+        blocking, climb,
+    },
     rules::{self, Alert, Counters, Denied},
     sensor::boottime,
     standing::{Held, HeldFor},
     viewers::{Shown, View},
 };
+
+/// How long Incus may take to clean up after a kill until that is recorded without it.
+const BURIED: Duration = Duration::from_secs(5);
 
 /// A watch, as the service and its task share it.
 pub(super) struct Watching {
@@ -255,7 +261,7 @@ impl Watching {
     }
 
     /// The cgroup that runs now.
-    fn cgroup(&self) -> Option<Arc<Cgroup>> {
+    pub(super) fn cgroup(&self) -> Option<Arc<Cgroup>> {
         self.now().cgroup.clone()
     }
 
@@ -395,6 +401,10 @@ impl Watching {
                         let _ = ended.send(Arc::clone(&self)).await;
                     }
                 }
+                Note::Doubted(loss, done) => {
+                    self.doubted(&loss).await;
+                    let _ = done.send(());
+                }
                 Note::Last(done) => {
                     // Who asked may have lost patience.
                     let _ = done.send(());
@@ -405,6 +415,7 @@ impl Watching {
                     self.detach("watched no longer");
                     self.flush().await;
                     drop(self.log().take());
+                    self.watched.release();
                     return;
                 }
                 Note::Order(order, by, reply) => {
@@ -550,7 +561,7 @@ impl Watching {
         }
     }
 
-    async fn obey(&self, order: Order, by: u32, pipeline: &Handle) -> Result<(), OrderError> {
+    async fn obey(self: &Arc<Self>, order: Order, by: u32, pipeline: &Handle) -> Result<(), OrderError> {
         let _acting = self.acting.lock().await;
         let Some(cgroup) = self.cgroup() else {
             return Err(OrderError::NothingRuns(self.watched.container.name.clone()));
@@ -604,12 +615,72 @@ impl Watching {
                     // Who follows it need not wait until Incus has cleaned up.
                     self.enter(WatchState::Gone, why);
                 }
-                let done = self.responder.bury().await.or(killed);
+                let done = self.bury(killed.is_ok()).await.or(killed);
                 tell(ActionName::Kill, why, &done);
                 done?;
             }
         }
         Ok(())
+    }
+
+    /// After a kill: has Incus clean up, and ends when it has. Where nothing runs any more, Incus is waited for no longer
+    /// than [`BURIED`]: it is done, and to be recorded, whether or not Incus answers.
+    async fn bury(self: &Arc<Self>, is_ended: bool) -> Result<(), RespondError> {
+        if !is_ended {
+            return self.responder.bury().await;
+        }
+        let watching = Arc::clone(self);
+        let mut burying = tokio::spawn(async move { watching.responder.bury().await });
+        match tokio::time::timeout(BURIED, &mut burying).await {
+            Ok(Ok(buried)) => buried,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            Err(_) => {
+                let watching = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Ok(Err(error)) = burying.await {
+                        let words = format!("killed, and Incus has not cleaned up after it: {error}");
+                        watching.record(Record::note(&watching.watched.container, &words));
+                    }
+                });
+                Err(RespondError::Unburied { within: BURIED })
+            }
+        }
+    }
+
+    /// Before a kill: makes a copy of what stands still, where the configuration asks for it.
+    async fn keep_copy(
+        &self,
+        cgroup: &Arc<Cgroup>,
+        original: Original<'_>,
+    ) -> Option<Result<String, String>> {
+        let Options { keep_copies, copy_within, .. } = self.means.respond;
+        if keep_copies == 0 || !matches!(self.subject, Subject::Container { .. }) {
+            return None;
+        }
+        let still = blocking(Arc::clone(cgroup), |cgroup| cgroup.wait_frozen(STILL_WITHIN)).await;
+        if let Err(error) = still {
+            return Some(Err(CopyError::Runs(error.to_string()).to_string()));
+        }
+        if self.state() != WatchState::Frozen {
+            self.enter(WatchState::Frozen, "it stands still while a copy of it is made, and is killed then");
+        }
+        let copy = self.responder.copy(original, copy_within).await;
+        Some(copy.map_err(|error| error.to_string()))
+    }
+
+    /// After a kill: removes the oldest copies that are too many.
+    async fn forget_copies(self: Arc<Self>, clock: u64) {
+        let workspace = self.workspace();
+        let original = Original { owner: self.owner, workspace: workspace.as_deref(), clock };
+        if let Err(error) = self.responder.forget_copies(original, self.means.respond.keep_copies).await {
+            let words = format!("an old copy cannot be removed: {error}");
+            self.record(Record::note(&self.watched.container, &words));
+        }
+    }
+
+    /// Its workspace's path on the host.
+    fn workspace(&self) -> Option<String> {
+        Some(self.request().workspace?.to_string_lossy().into_owned())
     }
 
     async fn act(self: &Arc<Self>, decision: Decision, pipeline: &Handle) {
@@ -629,6 +700,14 @@ impl Watching {
             stood: self.state() == WatchState::Frozen,
             proof: Proof::new(self.means.respond.keep_evidence > 0),
         };
+        let copy = match &deed.cgroup {
+            Some(cgroup) if action == ActionName::Kill => {
+                let workspace = self.workspace();
+                let (owner, clock) = (self.owner, event.time);
+                self.keep_copy(cgroup, Original { owner, workspace: workspace.as_deref(), clock }).await
+            }
+            _ => None,
+        };
         let mut attempts = climb(&deed, action, Limits::of, since).await;
         let mut settled = None;
         // There is at least one.
@@ -643,10 +722,10 @@ impl Watching {
             },
             ActionName::Kill => {
                 // Incus's kill ends what the kernel's could not.
-                if self.responder.bury().await.is_ok() {
+                if self.bury(last.error.is_none()).await.is_ok() {
                     last.error = None;
+                    settled = Some(since());
                 }
-                settled = Some(since());
             }
             _ => {}
         }
@@ -687,11 +766,15 @@ impl Watching {
             Some(found) => Some(self.means.keep(&self.audit, &event, &alert, found, &recent).await),
             None => None,
         };
-        let outcome = Outcome { attempts: &attempts, decided, settled, evidence: evidence.as_ref() };
+        let (evidence, copy) = (evidence.as_ref(), copy.as_ref());
+        let outcome = Outcome { attempts: &attempts, decided, settled, evidence, copy };
         let record = Record::alert(&event, &alert, &outcome);
         self.notify(&alert, &record);
         self.record(record);
         self.settle(intent);
+        if let Some(Ok(_)) = copy {
+            tokio::spawn(Arc::clone(self).forget_copies(event.time));
+        }
         if matches!(action, ActionName::Freeze | ActionName::Kill) && error.is_none() {
             let state = self.state();
             self.record(Record::state(&self.watched.container, state, &alert.message));
