@@ -384,7 +384,7 @@ fn an_attack_on_a_daemon_that_hangs_is_frozen_for_good() {
     end(&cgroup, [attack]);
 }
 
-/// Only the thread that judges stands still; whoever asks the daemon is answered.
+/// Only the thread that judges stands still; whoever asks the daemon for nothing that it would know is answered.
 #[test]
 fn a_daemon_whose_monitor_hangs_only_looks_alive() {
     let bench = Bench::new("");
@@ -393,24 +393,32 @@ fn a_daemon_whose_monitor_hangs_only_looks_alive() {
     let name = cgroup.name();
     let shell = bench.shell(&cgroup, "exec sleep 1000");
     let monitor = thread_of(bench.coi.daemon().pid().unwrap(), "coi-monitor");
-    let wait = Some(WaitPidFlag::__WALL);
     ptrace::seize(monitor, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(monitor).unwrap();
-    waitpid(monitor, wait).unwrap();
+    waitpid(monitor, Some(WaitPidFlag::__WALL)).unwrap();
     eventually("it is frozen", || is_frozen(cgroup.path()));
-    assert_eq!(bench.watched(&name)["state"], "running", "the daemon answers, and knows nothing");
+    assert_eq!(bench.coi.ask("/v1/status").0, 200, "the daemon answers");
     ptrace::detach(monitor, None).unwrap();
     eventually("that is recorded", || named(&bench.records(&name)) == ["freeze", "thaw"]);
     assert!(!is_frozen(cgroup.path()));
-    // Killed while it hangs, it is as any that was killed.
-    ptrace::seize(monitor, ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(monitor).unwrap();
-    waitpid(monitor, wait).unwrap();
+    end(&cgroup, [shell]);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_hangs_is_as_any_other() {
+    let bench = Bench::new("");
+    let cgroup = Cgroup::make("hangs-killed");
+    bench.watch(&cgroup, "freeze");
+    let name = cgroup.name();
+    let shell = bench.shell(&cgroup, "exec sleep 1000");
+    kill(bench.coi.daemon().pid().unwrap(), Signal::SIGSTOP).unwrap();
     eventually("it is frozen", || is_frozen(cgroup.path()));
     bench.coi.daemon().kill();
     bench.coi.daemon().start_again();
     assert!(!is_frozen(cgroup.path()));
-    assert_eq!(named(&bench.assert_told(&name, 1)), ["freeze", "thaw"].repeat(2));
+    let all = bench.assert_told(&name, 1);
+    assert_eq!(named(&all), ["freeze", "thaw"]);
+    assert!(done(&all)[0].1.contains("had given no sign of life"), "{:?}", done(&all));
     end(&cgroup, [shell]);
 }
 

@@ -194,22 +194,22 @@ fn it_serves_systemds_socket_and_shows_that_its_monitor_lives() {
 const SANDBOX: &str = r#"#!/bin/sh
 export OWN="$(dirname "$COI_SOCKET")" CAPABILITIES="@CAPABILITIES@"
 exec unshare --mount --propagation private sh -ec '
-    mount --rbind "$OWN" "$OWN"
+    mount -n --rbind "$OWN" "$OWN"
     mkdir -p "$OWN/dev"
-    mount -t tmpfs none "$OWN/dev"
+    mount -n -t tmpfs none "$OWN/dev"
     for device in null zero full random urandom tty; do
         : >"$OWN/dev/$device"
-        mount --bind "/dev/$device" "$OWN/dev/$device"
+        mount -n --bind "/dev/$device" "$OWN/dev/$device"
     done
     cut -d " " -f 5 /proc/self/mountinfo | while read -r point; do
         case $point in
             "$OWN" | "$OWN"/* | /dev | /dev/* | /proc | /proc/* | /sys/fs/cgroup | /sys/fs/cgroup/*) ;;
-            *) mount -o remount,bind,ro "$point" || echo "$point stays writable" >&2 ;;
+            *) mount -n -o remount,bind,ro "$point" || echo "$point stays writable" >&2 ;;
         esac
     done
-    mount --bind /proc/sys /proc/sys
-    mount -o remount,bind,ro /proc/sys
-    mount --move "$OWN/dev" /dev
+    mount -n --bind /proc/sys /proc/sys
+    mount -n -o remount,bind,ro /proc/sys
+    mount -n --move "$OWN/dev" /dev
     exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all,$CAPABILITIES" "$@"
 ' sh "$@"
 "#;
