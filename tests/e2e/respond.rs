@@ -381,7 +381,8 @@ fn where_there_is_a_freezer_of_version_1_both_are_set() {
     coi.coi(&[&["monitor", "--cgroup", both.cgroup.path().to_str().unwrap()][..], &how].concat()).expect(0);
     let state = || coi.ask(&format!("/v1/watches/{name}")).1["state"].clone();
     // Many, so that some are caught in the middle of something.
-    let line = "for ((i = 0; i < 50; i++)); do sleep 1000 & done; while :; do [ -e go ] && rm go && : >trip; done";
+    let line =
+        "for ((i = 0; i < 50; i++)); do sleep 1000 & done; while :; do [ -e go ] && rm go && : >trip; done";
     let mut shell = both.shell(line).current_dir(coi.workspace()).spawn().unwrap();
     for round in 0..5 {
         fs::write(coi.workspace().join("go"), "").unwrap();
