@@ -10,7 +10,7 @@ use super::{
     check::Condition,
     model::{KindSet, Measure, Pattern, Rule, RuleSet, Step, Suppress, Threshold, Unless},
 };
-use crate::monitor::event::Field;
+use crate::monitor::event::{EventKind, Field};
 
 impl RuleSet {
     /// The text of the rules that are enabled.
@@ -71,7 +71,7 @@ fn written(condition: &Condition) -> String {
 }
 
 fn kinds(kinds: KindSet) -> String {
-    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",")
+    kinds.iter().map(EventKind::name).collect::<Vec<_>>().join(",")
 }
 
 fn names(fields: &[Field]) -> String {

@@ -91,7 +91,7 @@ impl Counted {
         let attributes = NextKey {
             map: self.descriptor.as_raw_fd() as u32,
             _padding: 0,
-            key: key.map_or(ptr::null(), |key| key.as_ptr()) as u64,
+            key: key.map_or(ptr::null(), Vec::as_ptr) as u64,
             next: next.as_mut_ptr() as u64,
             flags: 0,
         };

@@ -722,7 +722,8 @@ impl Watching {
             },
             ActionName::Kill => {
                 // Incus's kill ends what the kernel's could not.
-                if self.bury(last.error.is_none()).await.is_ok() {
+                let buried = self.bury(last.error.is_none()).await;
+                if buried.is_ok() {
                     last.error = None;
                     settled = Some(since());
                 }
