@@ -201,13 +201,17 @@ async fn serve(sink: Sink, mut waiting: mpsc::Receiver<Notice>, missed: Arc<Atom
             Ok(told) => told,
             Err(_) => Err(NotifyError::Timeout(sink.timeout)),
         };
+        // The container may have gone by now, and its log with it.
+        let complain = |words: &str| {
+            tracing::warn!("{words}");
+            (notice.complain)(words);
+        };
         if let Err(error) = told {
-            (notice.complain)(&format!("an alert could not be told by {}: {error}", sink.name()));
+            complain(&format!("an alert could not be told by {}: {error}", sink.name()));
         }
         let missed = missed.swap(0, Ordering::Relaxed);
         if missed > 0 {
-            let words = format!("{missed} alerts came faster than they could be told by {}", sink.name());
-            (notice.complain)(&words);
+            complain(&format!("{missed} alerts came faster than they could be told by {}", sink.name()));
         }
     }
 }
