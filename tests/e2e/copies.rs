@@ -25,6 +25,24 @@ impl Bench {
         Self { coi, _files: files }
     }
 
+    /// A container that runs, and whose rules may act.
+    fn watched(&self) -> Foreign {
+        let container = Foreign::make(TINY);
+        container.start();
+        self.coi.coi(&["monitor", "--attach", &container.name, "--respond", "--detach"]).expect(0);
+        container
+    }
+
+    /// One that was killed for an attack, and what was done about that.
+    fn killed(&self) -> (Foreign, Value) {
+        let container = self.watched();
+        let name = &container.name;
+        end(&mut incus(&["exec", name, "--", "sh", "-c", ": >/tmp/fatal"]));
+        eventually("the kill is recorded", || self.kills(name).len() == 1);
+        let kill = self.kills(name).remove(0);
+        (container, kill)
+    }
+
     /// What was done about the attack, each time.
     fn kills(&self, name: &str) -> Vec<Value> {
         let all = self.coi.audit(name);
@@ -47,10 +65,8 @@ impl Drop for Copies {
 #[test]
 fn the_newest_copies_of_what_is_killed_are_kept() {
     let bench = Bench::new("keep_copies = 2");
-    let container = Foreign::make(TINY);
+    let container = bench.watched();
     let name = &container.name;
-    container.start();
-    bench.coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
     let mut copies = Copies(Vec::new());
     for round in 1..=3 {
         let line = format!("echo round {round} >/root/proof; : >/tmp/fatal");
@@ -86,30 +102,19 @@ fn the_newest_copies_of_what_is_killed_are_kept() {
 #[test]
 fn a_copy_that_takes_too_long_keeps_nothing_from_being_killed() {
     let bench = Bench::new("keep_copies = 2\ncopy_within = \"1ms\"");
-    let container = Foreign::make(TINY);
-    let name = &container.name;
-    container.start();
-    bench.coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
-    end(&mut incus(&["exec", name, "--", "sh", "-c", ": >/tmp/fatal"]));
-    eventually("the kill is recorded", || bench.kills(name).len() == 1);
-    let kill = bench.kills(name).pop().unwrap();
+    let (container, kill) = bench.killed();
     assert_eq!(kill["result"], "success", "{kill:#}");
     let error = text(&kill["copy"]["error"]);
     assert!(error.contains("was not finished within 1ms"), "{error}");
     let copy = error.split(' ').nth(2).unwrap().to_owned();
     // What Incus makes of it is not the daemon's any more.
     let _copies = Copies(vec![copy]);
-    eventually("it is stopped", || incus::status(name) == "Stopped");
+    eventually("it is stopped", || incus::status(&container.name) == "Stopped");
 }
 
 #[test]
 fn nobody_asked_for_copies() {
     let bench = Bench::new("");
-    let container = Foreign::make(TINY);
-    let name = &container.name;
-    container.start();
-    bench.coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
-    end(&mut incus(&["exec", name, "--", "sh", "-c", ": >/tmp/fatal"]));
-    eventually("the kill is recorded", || bench.kills(name).len() == 1);
-    assert_eq!(bench.kills(name)[0]["copy"], Value::Null);
+    let (_container, kill) = bench.killed();
+    assert_eq!(kill["copy"], Value::Null);
 }

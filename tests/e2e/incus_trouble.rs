@@ -34,6 +34,14 @@ impl Bench {
         Self { coi, proxy, files }
     }
 
+    /// A container that runs, and whose rules may act.
+    fn watched(&self) -> Foreign {
+        let container = Foreign::make(TINY);
+        container.start();
+        self.attach(&container.name);
+        container
+    }
+
     fn attach(&self, name: &str) {
         self.coi.coi(&["monitor", "--attach", name, "--respond", "--detach"]).expect(0);
     }
@@ -85,10 +93,8 @@ fn is_frozen(cgroup: &Path) -> bool {
 #[test]
 fn an_incus_that_hangs_delays_no_freeze() {
     let bench = Bench::new("");
-    let container = Foreign::make(TINY);
+    let container = bench.watched();
     let name = &container.name;
-    container.start();
-    bench.attach(name);
     bench.proxy.hang(true);
     let attack = Attack::on("default", name);
     eventually("it is frozen", || is_frozen(&payload(name)));
@@ -123,10 +129,8 @@ fn an_incus_that_hangs_delays_no_freeze() {
 #[test]
 fn a_kill_is_recorded_while_incus_hangs() {
     let bench = Bench::new("");
-    let container = Foreign::make(TINY);
+    let container = bench.watched();
     let name = &container.name;
-    container.start();
-    bench.attach(name);
     bench.proxy.hang(true);
     let attack = Attack::with("fatal", "default", name);
     let killed = || {
