@@ -278,7 +278,7 @@ impl Cgroup {
         };
         loop {
             let mut text = String::new();
-            match events.rewind().and_then(|()| events.read_to_string(&mut text)) {
+            match events.rewind().and_then(|()| (&events).take(LONGEST).read_to_string(&mut text)) {
                 Ok(_) if text.lines().any(|line| line == state) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if gone(&error) => return Ok(()),
