@@ -399,6 +399,11 @@ fn where_there_is_a_freezer_of_version_1_both_are_set() {
     // One of many ends, and the others go on.
     end(both.shell("sh -c ': <ended; sleep 1000'").current_dir(coi.workspace())).expect(137);
     both.await_thawed();
+    // The guard does the same.
+    coi.daemon().kill();
+    eventually("it is frozen in both", || both.states() == (true, "FROZEN".to_owned()));
+    coi.daemon().start_again();
+    both.await_thawed();
     // What stands still in both is ended all the same.
     coi.coi(&["freeze", &name]).expect(0);
     assert_eq!(both.states(), (true, "FROZEN".to_owned()));

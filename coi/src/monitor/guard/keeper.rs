@@ -29,8 +29,6 @@ use crate::monitor::{
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the daemon that has started it may take to say so.
 const FIRST: Duration = Duration::from_secs(10);
-/// How long a cgroup that was frozen may take to stand still.
-const STILL: Duration = Duration::from_millis(200);
 /// A process that is ending: `PF_EXITING` of `include/linux/sched.h`.
 const EXITING: u64 = 4;
 
@@ -54,6 +52,7 @@ pub fn run(directory: &Path, listener: Option<OwnedFd>) -> Result<(), GuardError
         loss: None,
         daemon: None,
         freezes: None,
+        untold: Vec::new(),
     };
     keeper.run(&listener).map_err(failed)
 }
@@ -119,6 +118,8 @@ struct Keeper {
     daemon: Option<Daemon>,
     /// From when on what has no monitor is frozen.
     freezes: Option<Instant>,
+    /// What was frozen, and does not stand still yet as far as version 1's freezer has been told.
+    untold: Vec<Arc<Cgroup>>,
 }
 
 impl Keeper {
@@ -163,6 +164,7 @@ impl Keeper {
             if self.freezes.is_some_and(|at| Instant::now() >= at) {
                 self.freeze();
             }
+            self.tell_freezers();
             let is_expecting = self.caller.is_some() || Instant::now() < self.expects;
             if self.daemon.is_none() && !is_expecting && !self.wards.values().any(Ward::needs_a_guard) {
                 return Ok(());
@@ -342,12 +344,27 @@ impl Keeper {
         if is_refused {
             self.note();
         }
-        // All of them come to stand still at once; only who has a part in version 1 is waited for.
-        for (cgroup, _) in now_frozen.iter().filter(|(cgroup, _)| cgroup.has_freezer()) {
-            if let Err(error) = cgroup.wait_frozen(STILL) {
-                tracing::debug!(%error, "version 1's hierarchy does not know that it is frozen");
+        let both = now_frozen.into_iter().map(|(cgroup, _)| cgroup).filter(|cgroup| cgroup.has_freezer());
+        self.untold.extend(both);
+    }
+
+    /// Has version 1's freezer know of what stands still by now; what does not is looked at again.
+    fn tell_freezers(&mut self) {
+        self.untold.retain(|cgroup| {
+            if !cgroup.is_held() {
+                return false;
             }
-        }
+            if cgroup.wait_frozen(Duration::ZERO).is_err() {
+                return true;
+            }
+            // A daemon that has come may have let it go in between.
+            if !cgroup.is_held()
+                && let Err(error) = cgroup.let_end()
+            {
+                tracing::error!(%error, "it stands still in version 1's hierarchy");
+            }
+            false
+        });
     }
 }
 
