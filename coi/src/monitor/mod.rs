@@ -26,4 +26,5 @@ pub mod seccomp;
 pub mod sensor;
 pub mod service;
 pub mod standing;
+mod turns;
 pub mod viewers;

@@ -5,8 +5,7 @@
 //! [`Note`]; a note that finds no room there is counted in [`Watched::unsaid`].
 
 use std::{
-    collections::{HashMap, VecDeque},
-    mem,
+    collections::HashMap,
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,7 +34,7 @@ use super::{
     guard::Loss,
     inforce::{self, InForce},
     lineage::{Context, Lineage, uid_map, uid_map_of_cgroup},
-    priority,
+    priority::Precedence,
     recent::Recent,
     recorder::Recorder,
     respond::{RespondError, action_for},
@@ -46,6 +45,7 @@ use super::{
     },
     service::api::ActionName,
     standing::{Intent, Standing},
+    turns::Turns,
     viewers::{Shown, Viewers},
 };
 
@@ -329,9 +329,8 @@ pub fn start(
         wake,
         pulse,
         arrived: Vec::new(),
-        waiting: HashMap::default(),
-        behind: 0,
-        turns: Vec::new(),
+        turns: Turns::default(),
+        last: Instant::now(),
         events: Vec::new(),
         alerts: Vec::new(),
     };
@@ -353,12 +352,11 @@ struct Pipeline {
     inbox: std_mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     pulse: Pulse,
-    /// What has arrived and is not judged yet, by the cgroup's id.
-    waiting: HashMap<u64, VecDeque<Arrived>, RandomState>,
-    /// How much waits there.
-    behind: usize,
+    /// What has arrived and is not judged yet.
+    turns: Turns<Arrived>,
+    /// When anything arrived last.
+    last: Instant,
     /// Kept for their room.
-    turns: Vec<(usize, u64)>,
     arrived: Vec<Arrived>,
     events: Vec<Event>,
     alerts: Vec<Alert>,
@@ -421,15 +419,15 @@ impl Done {
 
 impl Pipeline {
     fn run(mut self) {
-        priority::prefer_pipeline();
+        let mut precedence = Precedence::of_this_thread();
         let mut losses_due = Instant::now();
         let mut quiet = Quiet::since(Instant::now());
         let mut rested = Instant::now();
         loop {
             self.pulse.fetch_add(1, Ordering::Relaxed);
             let worked = rested.elapsed();
-            if self.behind == 0 || worked >= WORK {
-                self.wait(&mut quiet, LOOK.max(worked / REST));
+            if self.turns.len() == 0 || worked >= WORK {
+                self.wait(&mut quiet, LOOK.max(worked / REST), &mut precedence);
                 rested = Instant::now();
             }
             // Commands are taken first and carried out last: what happened before somebody asked is judged
@@ -499,10 +497,12 @@ impl Pipeline {
             self.sensor.losses(&mut self.arrived);
         }
         let mut rare = false;
+        if !self.arrived.is_empty() {
+            self.last = Instant::now();
+        }
         for arrived in self.arrived.drain(..) {
             rare |= arrived.flow.priority > 0;
-            self.waiting.entry(arrived.event.header.scope).or_default().push_back(arrived);
-            self.behind += 1;
+            self.turns.push(arrived.event.header.scope, arrived);
         }
         rare
     }
@@ -510,49 +510,38 @@ impl Pipeline {
     /// Judges some of what waits, of each container a little, those first that have least: nobody's attack waits until
     /// another's flood is judged.
     fn judge_turns(&mut self) {
-        let mut turns = mem::take(&mut self.turns);
-        turns.extend(
-            self.waiting.iter().map(|(scope, queue)| (queue.len(), *scope)).filter(|(len, _)| *len > 0),
-        );
-        turns.sort_unstable();
-        for (_, scope) in turns.drain(..) {
+        for scope in self.turns.order() {
             self.pulse.fetch_add(1, Ordering::Relaxed);
-            let Some(mut queue) = self.waiting.get_mut(&scope).map(mem::take) else { continue };
             let mut flow = Flow::default();
             let began = Instant::now();
             for _ in 0..TURN {
-                let Some(arrived) = queue.pop_front() else { break };
+                let Some(arrived) = self.turns.pop(scope) else { break };
                 flow.priority += arrived.flow.priority;
                 flow.bulk += arrived.flow.bulk;
-                self.behind -= 1;
                 self.take(arrived.event);
                 if began.elapsed() > SLICE {
                     break;
                 }
             }
             self.sensor.settle(scope, flow);
-            // What is watched no longer needs no queue once it is empty.
-            if queue.is_empty() && !self.scopes.contains_key(&scope) {
-                self.waiting.remove(&scope);
-            } else {
-                self.waiting.insert(scope, queue);
-            }
         }
-        self.turns = turns;
     }
 
     /// Judges and counts all that has happened so far.
     fn catch_up(&mut self) {
         self.fetch(true);
-        while self.behind > 0 {
+        while self.turns.len() > 0 {
             self.judge_turns();
         }
     }
 
     /// Waits until there may be something to do; while something comes, for `rest`.
-    fn wait(&mut self, quiet: &mut Quiet, rest: Duration) {
+    fn wait(&mut self, quiet: &mut Quiet, rest: Duration, precedence: &mut Precedence) {
         let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
-        let woken = if self.behind == 0 && (self.scopes.is_empty() || quiet.since.elapsed() >= BUSY) {
+        let began = Instant::now();
+        let silence = began.duration_since(quiet.since);
+        let (woken, asked) = if self.turns.len() == 0 && (self.scopes.is_empty() || silence >= BUSY) {
+            precedence.was_idle(began.duration_since(self.last));
             let awake = self.sensor.sleeps();
             self.complain(awake, "the monitor may notice things late");
             let sleep = match (quiet.napped, self.scopes.is_empty()) {
@@ -565,15 +554,16 @@ impl Pipeline {
             let woken = ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None);
             let asleep = self.sensor.is_awake();
             self.complain(asleep, "watched processes wake the monitor more often than they need");
-            woken
+            (woken, sleep)
         } else {
-            ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None)
+            (ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None), rest)
         };
-        // An interrupted wait is one that has ended.
-        if woken != Ok(0) {
-            // Empty if nobody called.
-            let _ = self.wake.read();
+        if woken == Ok(0) {
+            precedence.slept(asked, began);
+            return;
         }
+        // Empty if nobody called, as when the wait was interrupted.
+        let _ = self.wake.read();
     }
 
     fn complain(&self, result: Result<(), SensorError>, what: &str) {

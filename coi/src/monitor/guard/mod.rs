@@ -34,7 +34,7 @@ use super::{
 
 /// The version of what is said on the socket. Who finds another one there has it end, and starts its own.
 const PROTOCOL: u32 = 2;
-/// How long a daemon may give no sign of life. Its thread is real-time, its messenger is not.
+/// How long a daemon may give no sign of life. Its monitor's thread goes before all others, its messenger does not.
 pub const SILENCE: Duration = Duration::from_secs(5);
 /// How often it gives one.
 const SIGN: Duration = Duration::from_millis(500);
