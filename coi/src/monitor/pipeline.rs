@@ -657,7 +657,9 @@ impl Pipeline {
         watched.stands.store(false, Ordering::Release);
     }
 
-    fn use_rules(&mut self, rules: Vec<NewRules>) -> Result<(), SensorError> {
+    fn use_rules(&mut self, mut rules: Vec<NewRules>) -> Result<(), SensorError> {
+        // What has ended since they were read has let go of its rules, and would keep these as long as it is remembered.
+        rules.retain(|(watched, _)| self.is_armed(watched));
         let old: Vec<NewRules> = rules
             .into_iter()
             .map(|(watched, rules)| (Arc::clone(&watched), watched.replace(rules)))
@@ -688,6 +690,11 @@ impl Pipeline {
         self.want(self.wanted_by_all(None).union(&self.wanted))?;
         changed.iter().try_for_each(|(watched, _)| self.look(watched))?;
         self.want(self.wanted_by_all(None))
+    }
+
+    fn is_armed(&self, watched: &Arc<Watched>) -> bool {
+        let mut expected = self.expected.values();
+        expected.any(|other| Arc::ptr_eq(other, watched)) || !self.ids(watched).is_empty()
     }
 
     fn ids(&self, watched: &Arc<Watched>) -> Vec<u64> {

@@ -12,6 +12,7 @@ mod events;
 pub mod install;
 mod kept;
 mod ledger;
+mod memory;
 mod metrics;
 mod options;
 mod policy;

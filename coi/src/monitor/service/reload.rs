@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 
 use super::{
     api::{Kept, Reloaded},
+    memory::give_back,
     refusal::Refusal,
     watches::Service,
 };
@@ -97,13 +98,4 @@ fn compile_all(base: &Base, brought: Vec<Arc<OwnRules>>) -> Vec<Compiled> {
         }
     };
     brought.into_iter().map(compile).collect()
-}
-
-/// Gives back to the system what loading programs or rules took and needs no more: several times what stays.
-pub(super) fn give_back() {
-    // SAFETY: the allocator's own function, for any thread at any time; it takes a plain number.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
 }

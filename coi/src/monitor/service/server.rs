@@ -29,9 +29,8 @@ use super::{
     deed::Means,
     detach::READY,
     kept::Keeping,
-    policy,
+    memory, policy,
     registry::Registry,
-    reload::give_back,
     systemd,
     watches::Service,
 };
@@ -235,6 +234,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let place = Place::new(systemds.as_ref());
     let lock = place.take_lock().await?;
     priority::prefer_daemon();
+    memory::confine();
     let set = Config::read(config.as_deref())?;
     let directory = place.path.parent().unwrap_or(Path::new("/"));
     let runtime = Private::open(&directory.join("guard"))?;
@@ -280,7 +280,7 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
-    give_back();
+    memory::give_back();
     let rules = service.rules.load(Ordering::Relaxed);
     tracing::info!(socket = %place.path.display(), rules, "ready");
     Ok(Started { service, listener, place, thread, lock })
