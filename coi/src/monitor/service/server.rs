@@ -52,6 +52,8 @@ use crate::{
 
 /// How often it is looked whether there are logs to be removed, unless they may not even become that old.
 const RETIRE: Duration = Duration::from_secs(3600);
+/// How long an ending daemon waits until systemd has heard of it.
+const HEARD: Duration = Duration::from_secs(1);
 /// How often it is looked meanwhile: two things may happen, of which the kernel tells only one. The lock becomes free, or
 /// who has it begins to answer.
 const LOOK: Duration = Duration::from_millis(50);
@@ -143,7 +145,7 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     drop(ready);
     let Started { service, listener, place, thread, lock } = started?;
     let result = serve(&service, listener, options.idle_exit).await;
-    systemd::say(NotifyState::Stopping);
+    let said = systemd::say(NotifyState::Stopping);
     // From here on a successor may come; without one it is frozen, where that is the policy.
     service.keeping.guard.leaving(service.monitor.handover).await;
     service.pipeline.stop();
@@ -161,6 +163,8 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
         let _ = fs::remove_file(place.path);
     }
     drop(lock);
+    // What is not said by now would end with this process; who does not listen is not waited for any longer.
+    let _ = tokio::time::timeout(HEARD, said).await;
     result
 }
 
