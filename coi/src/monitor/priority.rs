@@ -34,8 +34,6 @@ pub(super) fn prefer_daemon() {
 #[derive(Debug)]
 pub(super) struct Precedence {
     is_real_time: bool,
-    /// The system has said no, and is not asked again.
-    is_refused: bool,
 }
 
 impl Precedence {
@@ -46,36 +44,35 @@ impl Precedence {
             tracing::warn!(%error, "the monitor's thread looks less often than it should");
         }
         nice(0, -20);
-        Self { is_real_time: false, is_refused: false }
+        Self { is_real_time: false }
     }
 
     /// It asked to sleep for so long, and nothing woke it before.
     pub(super) fn slept(&mut self, asked: Duration, began: Instant) {
-        if !self.is_real_time && !self.is_refused && began.elapsed() > asked + LATE {
-            self.is_real_time = true;
-            self.set(libc::SCHED_RR, REAL_TIME);
+        if !self.is_real_time && began.elapsed() > asked + LATE {
+            self.is_real_time = schedule(libc::SCHED_RR, REAL_TIME);
         }
     }
 
     /// Nothing has happened for so long.
     pub(super) fn was_idle(&mut self, quiet: Duration) {
         if self.is_real_time && quiet >= CALM {
-            self.is_real_time = false;
-            self.set(libc::SCHED_OTHER, 0);
+            self.is_real_time = !schedule(libc::SCHED_OTHER, 0);
         }
     }
+}
 
-    fn set(&mut self, policy: libc::c_int, priority: libc::c_int) {
-        let priority = libc::sched_param { sched_priority: priority };
-        // SAFETY: 0 is the calling thread; the parameters are read during the call only.
-        let set =
-            unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const priority) };
-        if set != 0 {
-            let error = std::io::Error::last_os_error();
-            tracing::debug!(%error, "the monitor's thread gets no other priority");
-            self.is_refused = true;
-        }
+/// Has the calling thread scheduled so; says whether it is.
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> bool {
+    let (policy, priority) =
+        (policy | libc::SCHED_RESET_ON_FORK, libc::sched_param { sched_priority: priority });
+    // SAFETY: 0 is the calling thread; the parameters are read during the call only.
+    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+    if answer != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::debug!(%error, "the monitor's thread gets no other priority");
     }
+    answer == 0
 }
 
 /// Of a thread of this process; 0 is the calling one.

@@ -27,8 +27,8 @@ pub(super) fn confine() {
 
 /// Gives back to the system what loading programs or rules took and needs no more: several times what stays.
 pub(super) fn give_back() {
-    // SAFETY: the allocator's own function, for any thread at any time; it takes a plain number.
     #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator's own function, for any thread at any time; it takes a plain number.
     unsafe {
         libc::malloc_trim(0);
     }
