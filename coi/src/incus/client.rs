@@ -34,8 +34,14 @@ const CREATE: Duration = Duration::from_secs(600);
 const BUSY: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How Incus says that something else happens to an instance.
-const IS_BUSY: &str = "Instance is busy";
+/// How Incus says that something else happens to an instance, or just did: it may have waited for that, so a few
+/// attempts are always made.
+const IS_BUSY: [&str; 2] = ["Instance is busy", "matching non-reusable operation"];
+const BUSY_ATTEMPTS: u32 = 3;
+
+fn is_busy(why: &str) -> bool {
+    IS_BUSY.iter().any(|words| why.contains(words))
+}
 
 /// What Incus is given beyond an operation's own deadline to say that it passed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -121,6 +127,14 @@ impl Instance {
     }
 }
 
+/// What instances have in common.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Profile {
+    /// Its configuration.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
 /// An instance's state at the moment.
 #[derive(Clone, Debug, Deserialize)]
 pub struct InstanceState {
@@ -128,6 +142,28 @@ pub struct InstanceState {
     pub status: Status,
     /// Its init's process id on the host; 0 or below when it does not run.
     pub pid: i64,
+    /// Its network interfaces by name, while it runs.
+    #[serde(default)]
+    pub network: Option<BTreeMap<String, Interface>>,
+}
+
+/// A network interface of an instance.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Interface {
+    /// Its addresses.
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Address {
+    /// The address, as text.
+    #[serde(default)]
+    pub address: String,
+    /// How far it reaches: `global`, `link` or `local`.
+    #[serde(default)]
+    pub scope: String,
 }
 
 /// An instance to be made.
@@ -146,6 +182,34 @@ pub struct NewInstance {
     pub config: BTreeMap<String, String>,
     /// Its devices.
     pub devices: Devices,
+}
+
+/// Where an instance's image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageSource {
+    /// Here, under this alias.
+    Alias(String),
+    /// Here, with this fingerprint.
+    Fingerprint(String),
+    /// On a server of images that speaks simplestreams.
+    Remote {
+        /// Its address.
+        server: String,
+        /// The alias there.
+        alias: String,
+    },
+}
+
+impl ImageSource {
+    fn source(&self) -> Value {
+        match self {
+            Self::Alias(alias) => json!({ "type": "image", "alias": alias }),
+            Self::Fingerprint(fingerprint) => json!({ "type": "image", "fingerprint": fingerprint }),
+            Self::Remote { server, alias } => json!({
+                "type": "image", "mode": "pull", "protocol": "simplestreams", "server": server, "alias": alias,
+            }),
+        }
+    }
 }
 
 /// The envelope of every answer.
@@ -170,7 +234,7 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    const SUCCESS: u16 = 200;
+    pub(super) const SUCCESS: u16 = 200;
     const FAILURE: u16 = 400;
     const CANCELLED: u16 = 401;
 }
@@ -213,7 +277,7 @@ impl Client {
     }
 
     /// The address of something of an instance, in the project.
-    fn address<'a>(&self, target: &'a str) -> Cow<'a, str> {
+    pub(super) fn address<'a>(&self, target: &'a str) -> Cow<'a, str> {
         match &self.project {
             Some(project) if target.starts_with("/1.0/instances") => {
                 let joined = if target.contains('?') { '&' } else { '?' };
@@ -273,11 +337,32 @@ impl Client {
         self.has(&format!("/1.0/profiles/{}", segment(name)), name).await
     }
 
+    /// The profile of this name.
+    pub async fn profile(&self, name: &str) -> Result<Profile> {
+        self.get(&format!("/1.0/profiles/{}", segment(name)), &format!("profile {name}")).await
+    }
+
+    /// The devices of a profile.
+    pub async fn profile_devices(&self, name: &str) -> Result<Devices> {
+        #[derive(Deserialize)]
+        struct Profile {
+            #[serde(default)]
+            devices: Devices,
+        }
+        let target = format!("/1.0/profiles/{}", segment(name));
+        Ok(self.get::<Profile>(&target, &format!("profile {name}")).await?.devices)
+    }
+
     /// Makes an instance; it does not run yet. Of several that try to make the same name one succeeds, the
     /// others get [`Error::Exists`].
     pub async fn create(&self, new: &NewInstance) -> Result<()> {
+        self.create_from(new, &ImageSource::Alias(new.image.clone())).await
+    }
+
+    /// The same, from an image that may be elsewhere: Incus then fetches it first.
+    pub async fn create_from(&self, new: &NewInstance, image: &ImageSource) -> Result<()> {
         let what = format!("make instance {}", new.name);
-        let mut body = json!({ "type": "container", "source": { "type": "image", "alias": new.image } });
+        let mut body = json!({ "type": "container", "source": image.source() });
         if let (Value::Object(body), Ok(Value::Object(rest))) = (&mut body, serde_json::to_value(new)) {
             body.extend(rest);
         }
@@ -285,7 +370,7 @@ impl Client {
         let Err(Error::Refused { why, .. }) = &made else { return made };
         // Incus has a different word for it at each stage at which it may find the name taken. What failed
         // for another reason leaves no instance behind; one that is being made may not be there to be seen.
-        let taken = why.contains(IS_BUSY) || self.instance(&new.name).await.is_ok();
+        let taken = is_busy(why) || self.instance(&new.name).await.is_ok();
         if taken { Err(Error::Exists { what: format!("an instance {}", new.name) }) } else { made }
     }
 
@@ -308,6 +393,13 @@ impl Client {
         self.set_state(name, "start", false, &format!("start {name}")).await
     }
 
+    /// Asks an instance's init to end, as when a machine is switched off; an error if it has not within this time.
+    pub async fn shut_down(&self, name: &str, within: Duration) -> Result<()> {
+        let target = format!("/1.0/instances/{}/state", segment(name));
+        let body = json!({ "action": "stop", "force": false, "timeout": within.as_secs().max(1) });
+        self.change(Method::PUT, &target, Some(&body), &format!("shut down {name}"), within + CHANGE).await
+    }
+
     /// Kills all processes of an instance. An ephemeral one is then gone.
     pub async fn stop_force(&self, name: &str) -> Result<()> {
         self.set_state(name, "stop", true, &format!("stop {name}")).await
@@ -321,6 +413,14 @@ impl Client {
     /// Lets the processes of a frozen instance go on.
     pub async fn unfreeze(&self, name: &str) -> Result<()> {
         self.set_state(name, "unfreeze", false, &format!("unfreeze {name}")).await
+    }
+
+    /// Has an instance stay when it stops, and gives its configuration these keys.
+    pub async fn keep(&self, name: &str, config: &BTreeMap<String, String>) -> Result<()> {
+        let target = format!("/1.0/instances/{}", segment(name));
+        let body = json!({ "ephemeral": false, "config": config });
+        // Incus answers this one at once; it is no job to wait for.
+        self.begin(Method::PATCH, &target, Some(&body), &format!("change {name}")).await.map(drop)
     }
 
     /// Deletes an instance that does not run.
@@ -346,9 +446,13 @@ impl Client {
         what: &str,
     ) -> Result<()> {
         let deadline = Instant::now() + BUSY;
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             match self.change(method.clone(), target, body, what, CHANGE).await {
-                Err(Error::Refused { why, .. }) if why.contains(IS_BUSY) && Instant::now() < deadline => {
+                Err(Error::Refused { why, .. })
+                    if is_busy(&why) && (attempts < BUSY_ATTEMPTS || Instant::now() < deadline) =>
+                {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
                 other => return other,
@@ -357,7 +461,7 @@ impl Client {
     }
 
     /// Has something changed, and waits until it is.
-    async fn change(
+    pub(super) async fn change(
         &self,
         method: Method,
         target: &str,
@@ -383,7 +487,24 @@ impl Client {
     ) -> Result<Job> {
         let call = format!("{method} {target}");
         let reply = self.http.request_json(method, &self.address(target), body, QUICK).await?;
-        let answer: Answer = self.http.decode(&call, &reply.body)?;
+        self.job(&call, target, what, &reply)
+    }
+
+    /// Hands Incus a file, which is a job.
+    pub(super) async fn begin_upload(
+        &self,
+        target: &str,
+        file: tokio::fs::File,
+        length: u64,
+        what: &str,
+        within: Duration,
+    ) -> Result<Job> {
+        let reply = self.http.upload(target, file, length, within).await?;
+        self.job(&format!("POST {target}"), target, what, &reply)
+    }
+
+    fn job(&self, call: &str, target: &str, what: &str, reply: &http::Reply) -> Result<Job> {
+        let answer: Answer = self.http.decode(call, &reply.body)?;
         if reply.status.is_success() {
             let metadata = answer.metadata.get("metadata").cloned().unwrap_or_default();
             return Ok(Job { path: answer.operation, metadata });
@@ -417,7 +538,7 @@ impl Client {
         }
     }
 
-    async fn get<T: DeserializeOwned>(&self, target: &str, what: &str) -> Result<T> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, target: &str, what: &str) -> Result<T> {
         let reply = self.http.request(Method::GET, &self.address(target), None, QUICK).await?;
         let answer: Answer = self.http.decode(&format!("GET {target}"), &reply.body)?;
         match reply.status {
@@ -451,6 +572,11 @@ impl Client {
             call: target.to_owned(),
             why: why.to_string(),
         })
+    }
+
+    /// A bare connection.
+    pub(super) async fn connect(&self, within: Duration) -> Result<tokio::net::UnixStream> {
+        Ok(self.http.connect(within).await?)
     }
 
     /// Opens a websocket.

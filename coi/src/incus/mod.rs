@@ -7,12 +7,19 @@
 mod client;
 mod error;
 mod exec;
+mod files;
+mod images;
 mod lifecycle;
 mod socket;
 
-pub use client::{Client, DEFAULT_SOCKET, Devices, Instance, InstanceState, NewInstance, Server, Status};
+pub use client::{
+    Address, Client, DEFAULT_SOCKET, Devices, ImageSource, Instance, InstanceState, Interface, NewInstance,
+    Profile, Server, Status,
+};
 pub use error::{Error, Result};
 pub use exec::{Exec, Output, Process};
+pub use files::{Attributes, Entry, FileKind, Files, Handle, Ownership};
+pub use images::{Image, Publish};
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 
 /// The project that is meant where none is named.

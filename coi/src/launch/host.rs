@@ -15,11 +15,11 @@ use nix::unistd::{Gid, Pid, Uid, User, getgrouplist, getpgrp, setgid, setgroups,
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::monitored::{AFTERMATH, Life, Monitored, is_over};
+use super::monitored::{AFTERMATH, Life, Monitored, is_over, launched};
 use super::run::is_suspicious;
 use super::{Error, Notices, Outcome, Result, Signals};
 use crate::monitor::rules::OwnRules;
-use crate::monitor::service::api::Subject;
+use crate::monitor::service::api::{Subject, WatchRequest};
 use crate::monitor::service::client;
 
 /// How long killed processes may take to be gone.
@@ -68,10 +68,12 @@ pub async fn watch(
     let daemon = daemon.ensure().await?;
     let group = Cgroup::make()?;
     let subject = Subject::Cgroup { path: group.path.clone() };
-    let workspace = Some(command.workspace.clone());
-    let life = Life::Cgroup(group.dir.clone());
-    let rules = command.rules.clone();
-    let mut monitored = Monitored::arm(daemon, subject, workspace, true, rules, life).await?;
+    let request = WatchRequest {
+        workspace: Some(command.workspace.clone()),
+        ephemeral: true,
+        ..launched(subject, Some(command.rules.clone()))
+    };
+    let mut monitored = Monitored::arm(daemon, request, Life::Cgroup(group.dir.clone())).await?;
     ready();
     let mut child = group.spawn(command)?;
     let mut asked = false;

@@ -1,45 +1,65 @@
 //! The life of a container: from a workspace to a command that runs in it, and its end.
 //!
 //! This module promises:
-//! - nothing runs in a container before the daemon watches it: it is made, watched, and only then started;
+//! - nothing runs in a container before the daemon watches it, unless it is to run without the monitor: it is made,
+//!   watched, and only then started;
 //! - a container's name is its slot's lock: making it in Incus either takes the slot or fails;
 //! - whatever way a launch ends, short of SIGKILL, its ephemeral container is gone. After a SIGKILL the
-//!   container stays, and stays watched;
+//!   container stays, and stays watched, until `coi clean` finds it;
+//! - a session is saved before its container is deleted, by the daemon;
 //! - a container loses its monitor only by being frozen at once.
 //!
 //! It prints nothing: what a person should know goes through [`Notices`].
 
 mod caller;
 mod container;
+mod end;
 mod guest;
 mod host;
+mod inside;
+mod limits;
 mod monitored;
+mod mounts;
+mod orphans;
+mod refuse;
+mod resume;
 mod run;
 mod shell;
 mod signals;
 mod slot;
 mod spec;
+pub mod tmux;
+pub mod tool;
 mod workspace;
 
 use std::fmt;
 use std::path::PathBuf;
 
-pub use caller::{own_rules, sudo_user};
-pub use container::{Container, Owned, find, mine, of_workspace, remove};
+pub use caller::{Caller, loader, own_rules, sudo_user};
+pub(crate) use container::profile_for;
+pub use container::{Container, Launch, Owned, find, mine, of_workspace};
+pub(crate) use end::remove;
+pub use end::{How, Left, end, persist};
 pub use guest::{Guest, shell_words};
 pub use host::{HostCommand, cgroup_root, watch};
+pub use mounts::Mounts;
+pub use orphans::{orphans, unfinished_sessions};
+pub use resume::{resumable, sessions};
 pub use run::{Outcome, run};
-pub use shell::{Ended, Tool, check_terminal, shell};
+pub use shell::{Ended, Start, Wishes, anew, begin, beside, check_terminal, prepare, shell};
 pub use signals::Signals;
-pub use slot::SLOTS;
-pub use spec::{DEFAULT_IMAGE, GUEST_WORKSPACE};
+pub use slot::{SLOTS, of_name as slot_of};
+pub use spec::GUEST_WORKSPACE;
+pub(crate) use spec::{LAUNCHER_KEY, is_launching, launcher};
 pub use workspace::Workspace;
 
+use crate::config::ConfigError;
 use crate::incus;
 use crate::monitor::ownfiles::OwnFilesError;
 use crate::monitor::service::api::{ActionTaken, Watch};
 use crate::monitor::service::client;
 use crate::monitor::service::stream::Line;
+use crate::mount::path::NotInner;
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -86,6 +106,41 @@ pub enum Error {
     NoSlot {
         /// The workspace.
         path: PathBuf,
+    },
+    /// The slot that was named is taken.
+    #[error(
+        "slot {slot} is taken by {name}. Attach to it with `coi attach {name}`, end it with `coi shutdown {name}`, or leave \
+         out --slot to take the next one"
+    )]
+    SlotTaken {
+        /// Which.
+        slot: u8,
+        /// By whom.
+        name: String,
+    },
+    /// There is no saved session of that kind.
+    #[error("{}", nothing_to_resume(path, tool.as_deref(), id.as_deref()))]
+    NothingToResume {
+        /// The workspace.
+        path: PathBuf,
+        /// The tool that was named.
+        tool: Option<String>,
+        /// The session that was named.
+        id: Option<String>,
+    },
+    /// Several sessions' names begin so.
+    #[error("several sessions' names begin so: {}. Say more of the one you mean", ids.join(", "))]
+    WhichSession {
+        /// Which.
+        ids: Vec<String>,
+    },
+    /// It has no session, or its tmux does not do what it is asked.
+    #[error("the session in {name} cannot be used: {why}. `coi attach {name}` starts one")]
+    NoSession {
+        /// The container.
+        name: String,
+        /// In tmux's words.
+        why: String,
     },
     /// There is no container of that name.
     #[error("there is no container {name}. `coi list` shows those there are")]
@@ -138,10 +193,12 @@ pub enum Error {
         why: String,
     },
     /// An interactive session needs a program that the image does not have.
-    #[error("the image of {name} has no {program}, which a session needs. Use another image, or `coi run`")]
+    #[error("{}", no_program(name, image, program))]
     NoProgram {
         /// The container.
         name: String,
+        /// The alias of its image.
+        image: String,
         /// The program.
         program: &'static str,
     },
@@ -174,6 +231,26 @@ pub enum Error {
     /// The rules that the user or the workspace brings are not used, and nothing runs without them.
     #[error(transparent)]
     Rules(#[from] OwnFilesError),
+    /// The configuration is not used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A time zone is to be fixed, and nobody says which.
+    #[error("timezone.mode is \"fixed\", and timezone.name is not set. Set it, such as to \"Europe/Berlin\"")]
+    NoZoneNamed,
+    /// There is no such time zone.
+    #[error("there is no time zone {name}. {} has those there are", inside::ZONES)]
+    NoZone {
+        /// Its name.
+        name: String,
+    },
+    /// A disk is to have limits, and there is none.
+    #[error(
+        "limits.disk is set, and Incus's profile {profile} has no disk for /. Add one, or take the limits out"
+    )]
+    NoDisk {
+        /// The profile.
+        profile: String,
+    },
     /// There is nothing to run.
     #[error("no command was given")]
     NoProgramGiven,
@@ -197,6 +274,32 @@ pub enum Error {
     /// Incus would not.
     #[error(transparent)]
     Incus(#[from] incus::Error),
+    /// A path of the settings is none of the workspace.
+    #[error(transparent)]
+    Path(#[from] NotInner),
+    /// COI's containers would be root's on this machine.
+    #[error(
+        "{what} has security.privileged=true: root in such a container is root on this machine, and COI starts none. \
+         `incus profile unset NAME security.privileged` changes a profile"
+    )]
+    Privileged {
+        /// The profile or instance.
+        what: String,
+    },
+    /// Incus is too old.
+    #[error(
+        "Incus is {version}, and COI needs 6.0 or later. Debian has it in its backports, others at zabbly.com"
+    )]
+    OldIncus {
+        /// Its version.
+        version: String,
+    },
+    /// The kernel is too old.
+    #[error("the kernel is {version}, and COI needs Linux 5.15 or later, for its mounts and its monitor")]
+    OldKernel {
+        /// Its version.
+        version: String,
+    },
     /// Signals cannot be caught.
     #[error("signals cannot be caught: {0}")]
     Signals(#[source] std::io::Error),
@@ -222,11 +325,31 @@ impl fmt::Display for State {
 
 fn then(state: State, name: &str) -> String {
     match state {
-        State::Stopped => format!("remove it with `coi kill {name}`"),
+        State::Stopped => {
+            format!("if it is to stay, `coi shell` starts it again; remove it with `coi kill {name}`")
+        }
         State::Frozen => {
             format!("see why in `coi audit path {name}`, let it go on with `coi unfreeze {name}`")
         }
     }
+}
+
+fn no_program(name: &str, image: &str, program: &str) -> String {
+    let what = format!("the image {image} has no {program}, which the session in {name} needs. ");
+    match program {
+        "tmux" | "bash" => what + "Use another image (--image), or `coi run`",
+        _ => what + "Use an image that has it (--image), or a plain shell: --tool bash",
+    }
+}
+
+fn nothing_to_resume(path: &std::path::Path, tool: Option<&str>, id: Option<&str>) -> String {
+    let tool = tool.map(|tool| format!("{tool} ")).unwrap_or_default();
+    let id = id.map(|id| format!(" whose name begins with {id}")).unwrap_or_default();
+    format!(
+        "there is no saved {tool}session of {}{id}. `coi list --all` shows those of all workspaces; without --resume a new \
+         one begins",
+        path.display()
+    )
 }
 
 fn aliases(have: &[String]) -> String {
@@ -283,12 +406,25 @@ mod tests {
             Error::NotRunning { name: name.clone(), state: State::Stopped },
             Error::NotRunning { name: name.clone(), state: State::Frozen },
             Error::NothingToAttach { path: path.clone() },
-            Error::WhichOne { path, names: vec![name.clone(), "coi-1a2b3c4d-2".into()] },
+            Error::WhichOne { path: path.clone(), names: vec![name.clone(), "coi-1a2b3c4d-2".into()] },
             Error::Vanished { name: name.clone() },
             Error::Left { name: name.clone(), why: "Incus could not stop it: busy".into() },
-            Error::NoProgram { name, program: "tmux" },
+            Error::NoProgram { name: name.clone(), image: "coi-tiny".into(), program: "tmux" },
+            Error::NoProgram { name: name.clone(), image: "coi-default".into(), program: "claude" },
+            Error::SlotTaken { slot: 1, name: name.clone() },
+            Error::NothingToResume { path: path.clone(), tool: None, id: None },
+            Error::NothingToResume {
+                path: path.clone(),
+                tool: Some("codex".into()),
+                id: Some("0d5b".into()),
+            },
+            Error::WhichSession { ids: vec!["0d5b5e0e".into(), "0d5b5e0f".into()] },
+            Error::NoSession { name, why: "can't find session: coi".into() },
             Error::NoTerminal,
             Error::NoIncusClient { why: "No such file or directory (os error 2)".into() },
+            Error::Privileged { what: "the profile coi".into() },
+            Error::OldIncus { version: "5.21.2".into() },
+            Error::OldKernel { version: "5.10.0-28-amd64".into() },
         ];
         insta::assert_snapshot!(all.map(|e| e.to_string()).join("\n"));
     }

@@ -65,26 +65,29 @@ impl Life {
     }
 }
 
+/// What is asked of the daemon for what COI launches: it is watched, and answered by the rules. Without rules it is not
+/// monitored, but accompanied.
+pub(super) fn launched(subject: Subject, rules: Option<OwnRules>) -> WatchRequest {
+    WatchRequest {
+        respond: true,
+        monitored: rules.is_some(),
+        rules: rules.unwrap_or_default(),
+        launched: true,
+        ..WatchRequest::new(subject)
+    }
+}
+
 impl Monitored {
-    /// Has it watched and answered by the rules. A container's watch ends with the container: asking for
-    /// its end by name would be wrong, for by then the name may be another container's.
+    /// Has it watched. A container's watch ends with the container: asking for its end by name would be wrong, for by then
+    /// the name may be another container's.
     pub(super) async fn arm(
         daemon: Client,
-        subject: Subject,
-        workspace: Option<PathBuf>,
-        ephemeral: bool,
-        rules: OwnRules,
+        mut request: WatchRequest,
         life: Life,
     ) -> Result<Self, client::Error> {
-        let request = WatchRequest {
-            respond: true,
-            workspace,
-            ephemeral,
-            rules,
-            launched: true,
-            ..WatchRequest::new(subject)
-        };
         let (watch, events) = arm(&daemon, &request).await?;
+        // Armed again after an absence of the daemon, it lives as it was told to meanwhile.
+        request.life = None;
         Ok(Self { daemon, request, watch, events, life })
     }
 
@@ -145,7 +148,7 @@ impl Monitored {
             match arm(&self.daemon, &self.request).await {
                 Ok((watch, events)) => {
                     (self.watch, self.events) = (watch, events);
-                    notices.monitor_lost(&self.watch.name, MonitorLost::Rearmed);
+                    self.tell_loss(MonitorLost::Rearmed, notices);
                     return true;
                 }
                 Err(lost) if lost.is_not_found() => return false,
@@ -154,12 +157,19 @@ impl Monitored {
                         OnMonitorLoss::Freeze => MonitorLost::Freezes(lost),
                         OnMonitorLoss::Continue => MonitorLost::Continues(lost),
                     };
-                    notices.monitor_lost(&self.watch.name, then);
+                    self.tell_loss(then, notices);
                     told = true;
                 }
                 Err(_) => {}
             }
             tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// What has no monitor cannot lose it.
+    fn tell_loss(&self, then: MonitorLost, notices: &mut impl Notices) {
+        if self.watch.monitored {
+            notices.monitor_lost(&self.watch.name, then);
         }
     }
 
@@ -186,13 +196,27 @@ impl Monitored {
         Ok(kill)
     }
 
-    /// Tells what was still on its way when it ended: events may wait some milliseconds to be judged.
-    pub(super) async fn last_words(&mut self, notices: &mut impl Notices) -> Result<Option<ActionTaken>> {
+    /// Tells what was still on its way when it ended: events may wait some milliseconds to be judged. What is kept is
+    /// armed again when it has stopped.
+    pub(super) async fn last_words(
+        &mut self,
+        is_kept: bool,
+        notices: &mut impl Notices,
+    ) -> Result<Option<ActionTaken>> {
         if is_over(self.watch.state) {
             return Ok(None);
         }
-        self.ends_within(AFTERMATH, notices).await;
+        let rests = |state| is_over(state) || is_kept && state == WatchState::Armed;
+        // It may have been seen to rest already; or the word of its beginning is still on its way, too.
+        let within = if rests(self.watch.state) { NOTICE } else { AFTERMATH };
+        let words = async { while !rests(self.follow(notices).await) {} };
+        let _ = timeout(within, words).await;
         self.killed(false, notices).await
+    }
+
+    /// The daemon that watches it.
+    pub(super) const fn daemon(&self) -> &Client {
+        &self.daemon
     }
 
     /// Whether the daemon says within this time that it is over.

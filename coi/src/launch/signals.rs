@@ -35,7 +35,7 @@ impl Signals {
     }
 
     /// An error if one has come.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         match self.received.try_recv() {
             Ok(signal) => Err(Error::Interrupted { signal }),
             Err(_) => Ok(()),

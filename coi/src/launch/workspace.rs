@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Result};
+use super::{Error, GUEST_WORKSPACE, Result};
 
 /// A directory that exists, by its one true name, and who owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Workspace {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// Where the container sees it.
+    pub inside: String,
 }
 
 impl Workspace {
@@ -36,7 +38,12 @@ impl Workspace {
         if canonical.to_str().is_none() {
             return Err(unusable("Incus takes no path that is not UTF-8".to_owned()));
         }
-        Ok(Self { path: canonical, uid: metadata.uid(), gid: metadata.gid() })
+        Ok(Self {
+            path: canonical,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            inside: GUEST_WORKSPACE.to_owned(),
+        })
     }
 
     /// Its path as text, which [`Self::open`] made sure it is.
