@@ -15,10 +15,14 @@
 //!
 //! `[audit]` is in docs/audit.md, `[respond]` and `[[notify]]` are in docs/response.md.
 //!
+//! The other tables of the file are settings of `coi run` and `coi shell`, see [`config`](crate::config), and known here
+//! by name only.
+//!
 //! It is read once, and whoever needs a part of it is handed that part. A table or key that means nothing is an
 //! error: a misspelt `[senzor]` that is passed over would look like a setting that does nothing.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -26,11 +30,15 @@ use toml::de::DeTable;
 use super::rulefiles::{RuleFilesError, read_source};
 use super::rules::{self, Leeway, Overrides, Reader, RuleError, Source};
 use super::{audit, notify, respond, service};
+use crate::config as settings;
 
 const SYSTEM_CONFIG: &str = "/etc/coi/config.toml";
 
-const TABLES: &[&str] = &["rules", "users", "audit", "respond", "notify", "monitor"];
 const USERS: &[&str] = &["rules"];
+
+/// All tables that the file may have.
+static TABLES: LazyLock<Vec<&str>> =
+    LazyLock::new(|| settings::DAEMONS.iter().copied().chain(settings::sections()).collect());
 
 /// What the administrator has set.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +82,7 @@ impl Config {
             monitor: service::MonitorOptions,
         }
         let config = rules::read(source, |reader, table| {
-            reader.keys(table, "the configuration", TABLES);
+            reader.keys(table, "the configuration", &TABLES);
             Self { rules: Overrides::read(reader, table), users: leeway(reader, table), ..Self::default() }
         })?;
         let Parts { audit, respond, notify, monitor } = rules::deserialize(source)?;

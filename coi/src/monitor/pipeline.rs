@@ -180,6 +180,7 @@ enum Command {
     Disarm(Arc<Watched>, oneshot::Sender<Result<(), SensorError>>),
     Rearm(Arc<Watched>, oneshot::Sender<()>),
     Family(Arc<Watched>, ProcessKey, oneshot::Sender<Vec<ProcessKey>>),
+    Knows(Arc<Watched>, u32, oneshot::Sender<Option<bool>>),
     Look(Arc<Watched>, Option<oneshot::Sender<Result<(), SensorError>>>),
     Drop(u64),
     CatchUp(oneshot::Sender<()>),
@@ -187,12 +188,14 @@ enum Command {
     Stop,
 }
 
-/// The way to a running pipeline. It stops when the last handle is gone.
+/// The way to a running pipeline, which stops when the last one is gone; or to none, which has nothing to do.
 #[derive(Clone)]
-pub struct Handle {
+pub struct Handle(Option<Way>);
+
+#[derive(Clone)]
+struct Way {
     commands: std_mpsc::Sender<Command>,
     wake: Arc<EventFd>,
-    pulse: Pulse,
 }
 
 /// What the pipeline's thread, and nobody else, makes greater as long as it gets on: several times a second.
@@ -209,21 +212,41 @@ pub struct StartError(#[from] std::io::Error);
 pub struct Ended;
 
 impl Handle {
+    /// To no pipeline: nothing is seen or judged, and all that is asked for is done.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
     /// To a pipeline that has ended.
     #[cfg(any(test, fuzzing))]
     pub fn ended() -> Self {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap_or_else(|error| panic!("{error}"));
-        Self { commands: std_mpsc::channel().0, wake: Arc::new(wake), pulse: Pulse::default() }
+        Self(Some(Way { commands: std_mpsc::channel().0, wake: Arc::new(wake) }))
     }
 
-    /// Its sign of life.
-    pub fn pulse(&self) -> Pulse {
-        Arc::clone(&self.pulse)
+    /// Whether there is a pipeline.
+    pub const fn is_some(&self) -> bool {
+        self.0.is_some()
     }
 
     fn send(&self, command: Command) -> Result<(), Ended> {
-        self.commands.send(command).map_err(|_| Ended)?;
-        self.wake.write(1).map(drop).map_err(|_| Ended)
+        let Some(Way { commands, wake }) = &self.0 else { return Ok(()) };
+        commands.send(command).map_err(|_| Ended)?;
+        wake.write(1).map(drop).map_err(|_| Ended)
+    }
+
+    /// Asks the pipeline; where there is none, the answer is `unasked`.
+    async fn ask<T>(
+        &self,
+        unasked: T,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Ended> {
+        if !self.is_some() {
+            return Ok(unasked);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply))?;
+        answer.await.map_err(|_| Ended)
     }
 
     /// Watches from now on, and whenever its cgroup is made again. `existing` is its cgroup if it is there.
@@ -232,39 +255,38 @@ impl Handle {
         watched: Arc<Watched>,
         existing: Option<Arc<Cgroup>>,
     ) -> Result<Result<(), SensorError>, Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Arm(watched, existing, reply))?;
-        answer.await.map_err(|_| Ended)
+        self.ask(Ok(()), |reply| Command::Arm(watched, existing, reply)).await
     }
 
     /// Watches no longer.
     pub async fn disarm(&self, watched: Arc<Watched>) -> Result<Result<(), SensorError>, Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Disarm(watched, reply))?;
-        answer.await.map_err(|_| Ended)
+        self.ask(Ok(()), |reply| Command::Disarm(watched, reply)).await
     }
 
     /// Before a thaw: what happened so far is over, the next alert acts again.
     pub async fn rearm(&self, watched: Arc<Watched>) -> Result<(), Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Rearm(watched, reply))?;
-        answer.await.map_err(|_| Ended)
+        if !self.is_some() {
+            watched.stands.store(false, Ordering::Release);
+        }
+        self.ask((), |reply| Command::Rearm(watched, reply)).await
     }
 
     /// A process and all that it and its descendants have started up to now.
     pub async fn family(&self, watched: Arc<Watched>, of: ProcessKey) -> Result<Vec<ProcessKey>, Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Family(watched, of, reply))?;
-        answer.await.map_err(|_| Ended)
+        self.ask(Vec::new(), |reply| Command::Family(watched, of, reply)).await
+    }
+
+    /// Is this the number of a process of the watch's, alive or ended not long ago? `None` where nobody has looked.
+    pub async fn knows(&self, watched: Arc<Watched>, pid: u32) -> Result<Option<bool>, Ended> {
+        self.ask(None, |reply| Command::Knows(watched, pid, reply)).await
     }
 
     /// Somebody wants to see every event from now on.
     pub async fn look(&self, watched: Arc<Watched>) -> Result<Result<Onlooker, SensorError>, Ended> {
         watched.onlookers.fetch_add(1, Ordering::Relaxed);
         let onlooker = Onlooker { watched: Arc::clone(&watched), pipeline: self.clone() };
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Look(watched, Some(reply)))?;
-        Ok(answer.await.map_err(|_| Ended)?.map(|()| onlooker))
+        let looked = self.ask(Ok(()), |reply| Command::Look(watched, Some(reply))).await?;
+        Ok(looked.map(|()| onlooker))
     }
 
     /// Watches one cgroup no longer: it has turned out to be somebody else's.
@@ -274,16 +296,12 @@ impl Handle {
 
     /// Ends when all that has happened so far is judged and counted.
     pub async fn catch_up(&self) -> Result<(), Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::CatchUp(reply))?;
-        answer.await.map_err(|_| Ended)
+        self.ask((), Command::CatchUp).await
     }
 
     /// Judges by other rules from now on, all of these watches at once. What happened so far is judged by the old ones.
     pub async fn use_rules(&self, rules: Vec<NewRules>) -> Result<Result<(), SensorError>, Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Rules(rules, reply))?;
-        answer.await.map_err(|_| Ended)
+        self.ask(Ok(()), |reply| Command::Rules(rules, reply)).await
     }
 
     /// Ends the pipeline, and with it every kernel program.
@@ -307,17 +325,17 @@ impl Drop for Onlooker {
     }
 }
 
-/// Starts the pipeline.
+/// Starts the pipeline. What it gives beside the way to it is its sign of life, and its thread.
 pub fn start(
     sensor: Sensor,
     recorder: Option<Recorder>,
-) -> Result<(Handle, std::thread::JoinHandle<()>), StartError> {
+) -> Result<(Handle, Pulse, std::thread::JoinHandle<()>), StartError> {
     let (commands, inbox) = std_mpsc::channel();
     let wake = Arc::new(
         EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(std::io::Error::from)?,
     );
     let pulse = Pulse::default();
-    let handle = Handle { commands, wake: Arc::clone(&wake), pulse: Arc::clone(&pulse) };
+    let handle = Handle(Some(Way { commands, wake: Arc::clone(&wake) }));
     let pipeline = Pipeline {
         sensor,
         lineage: Lineage::default(),
@@ -327,7 +345,7 @@ pub fn start(
         expected: HashMap::new(),
         inbox,
         wake,
-        pulse,
+        pulse: Arc::clone(&pulse),
         arrived: Vec::new(),
         turns: Turns::default(),
         last: Instant::now(),
@@ -335,7 +353,7 @@ pub fn start(
         alerts: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("coi-monitor".into()).spawn(move || pipeline.run())?;
-    Ok((handle, thread))
+    Ok((handle, pulse, thread))
 }
 
 struct Pipeline {
@@ -462,6 +480,10 @@ impl Pipeline {
                     Command::Family(watched, of, reply) => {
                         let ids = self.ids(&watched).into_iter();
                         let _ = reply.send(ids.flat_map(|id| self.lineage.family(id, of)).collect());
+                    }
+                    Command::Knows(watched, pid, reply) => {
+                        let ids = self.ids(&watched);
+                        let _ = reply.send(Some(ids.into_iter().any(|id| self.lineage.knows(id, pid))));
                     }
                     Command::Look(watched, reply) => {
                         let looked = self.look(&watched);
@@ -947,6 +969,13 @@ pub(super) fn paths(path: &str) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn where_there_is_none_all_is_done_and_one_that_has_ended_says_so() {
+        assert!(Handle::none().catch_up().await.is_ok() && Handle::none().drop_cgroup(1).is_ok());
+        assert!(matches!(Handle::none().use_rules(Vec::new()).await, Ok(Ok(()))));
+        assert!(Handle::ended().catch_up().await.is_err() && Handle::ended().drop_cgroup(1).is_err());
+    }
 
     #[test]
     fn what_is_done_is_not_done_again() {

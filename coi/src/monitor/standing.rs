@@ -65,6 +65,8 @@ pub enum HeldFor {
     Person,
     /// The audit log cannot be written.
     FullDisk,
+    /// What is protected was changed from inside, or cannot be protected any more.
+    Protection,
 }
 
 /// Something stands still by the daemon's doing.

@@ -81,6 +81,7 @@ kinds! {
     Counts, "counts", "metric", "What became of all events since the watch began, by kind.";
     Coverage, "coverage", "state", "What is seen and what cannot be (coi.holes).";
     Attach, "attach", "event", "The watch began: who asked for it, by which rules it is judged.";
+    Unmonitored, "unmonitored", "event", "In the place of attach and coverage: the container runs without the monitor. Nothing that happens in it is seen, recorded or stopped; who has it so.";
     Detach, "detach", "event", "The watch is over, or the daemon ends.";
     State, "state", "state", "The watch has come to a state.";
     Rules, "rules", "event", "Other rules are in force from here on.";
@@ -88,6 +89,7 @@ kinds! {
     Gap, "gap", "event", "Something is not in this log, and why: nobody watched, or it could not be written.";
     Checkpoint, "checkpoint", "event", "The chain so far, signed with the key of this machine.";
     Retention, "retention", "event", "Old files of this log were removed; the hash of the last record in them is their anchor.";
+    Protection, "protection", "event", "A protected path of the workspace was changed while its container ran, and what became of that.";
     Note, "note", "event", "Something that people should know and that changes nothing.";
 }
 
@@ -105,9 +107,10 @@ impl Kind {
     /// `event.category` and `event.type` of what is about no kernel event.
     const fn category(self) -> (&'static str, &'static str) {
         match self {
-            Self::Attach => ("host", "start"),
+            Self::Attach | Self::Unmonitored => ("host", "start"),
             Self::Detach => ("host", "end"),
             Self::Action | Self::State => ("host", "change"),
+            Self::Protection => ("file", "change"),
             Self::Rules | Self::Retention => ("configuration", "change"),
             _ => ("host", "info"),
         }
@@ -146,6 +149,44 @@ pub struct Done<'a> {
     pub by: Option<u32>,
     /// Why, for people.
     pub why: &'a str,
+}
+
+/// What happened to a protected path, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Protection {
+    /// From the workspace.
+    pub path: String,
+    /// `made`, `removed`, `replaced`, `written` or `exposed`.
+    pub change: &'static str,
+    /// `inside`, `outside` or `unknown`.
+    pub by: &'static str,
+    /// The process, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// `held`, `nothing` or `released`.
+    pub now: &'static str,
+    /// Why it could not be held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Protection {
+    /// For people.
+    pub fn words(&self) -> String {
+        let Self { path, change, by, now, error, .. } = self;
+        let who = match *by {
+            "inside" => " from inside the container",
+            "outside" => " on the host",
+            _ => ", and it is not known by whom",
+        };
+        let then = match (error, *now) {
+            (Some(error), _) => format!("it is not protected: {error}"),
+            (None, "held") => "it is protected again".to_owned(),
+            (None, "released") => "it is not protected until the container is started again".to_owned(),
+            (None, _) => "there is nothing to protect".to_owned(),
+        };
+        format!("{path} was {change}{who}; {then}")
+    }
 }
 
 /// Why something is not in a log.
@@ -328,6 +369,19 @@ impl Record {
         record
     }
 
+    /// A container is accompanied that is not monitored, as `by` wants it.
+    pub fn unmonitored(container: &Container, owner: u32, by: u32) -> Self {
+        let mut record = Self::about(container, Kind::Unmonitored);
+        record.put_user(Some(by));
+        record.put("coi.watch", json!({ "respond": false, "owner": owner.to_string() }));
+        record.put("coi.version", env!("CARGO_PKG_VERSION").into());
+        let words = format!(
+            "it runs without the monitor, as uid {by} has it: nothing that happens in it is seen, recorded or stopped"
+        );
+        record.put("coi.message", words.into());
+        record
+    }
+
     /// The watch is over. `why` is for people.
     pub fn detach(container: &Container, why: &str) -> Self {
         let mut record = Self::about(container, Kind::Detach);
@@ -384,6 +438,16 @@ impl Record {
     pub fn note(container: &Container, what: &str) -> Self {
         let mut record = Self::about(container, Kind::Note);
         record.put("coi.message", redact::text(what).into());
+        record
+    }
+
+    /// A protected path was changed.
+    pub fn protection(container: &Container, what: &Protection) -> Self {
+        let mut record = Self::about(container, Kind::Protection);
+        record.put("coi.protection", json!(what));
+        let outcome = if what.error.is_none() { "success" } else { "failure" };
+        record.put("event.outcome", outcome.into());
+        record.put("coi.message", what.words().into());
         record
     }
 

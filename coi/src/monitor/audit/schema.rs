@@ -94,11 +94,13 @@ fn needs(kind: Kind) -> Vec<&'static str> {
         Kind::Counts => vec!["coi.events"],
         Kind::Coverage => vec!["coi.programs", "coi.holes"],
         Kind::Attach => vec!["coi.watch", "coi.rules", "coi.version", "user.id"],
+        Kind::Unmonitored => vec!["coi.watch", "coi.version", "coi.message", "user.id"],
         Kind::Detach | Kind::Note => vec!["coi.message"],
         Kind::State => vec!["coi.state", "coi.message"],
         Kind::Rules => vec!["coi.rules", "user.id"],
         Kind::Heartbeat => vec!["coi.state", "coi.alerts", "coi.events"],
         Kind::Gap => vec!["coi.gap"],
+        Kind::Protection => vec!["coi.protection", "coi.message", "event.outcome"],
         Kind::Checkpoint => vec!["coi.checkpoint"],
         Kind::Retention => vec!["coi.retention"],
     }
@@ -251,6 +253,18 @@ fn fields() -> Vec<(&'static str, Value, &'static str)> {
                 }),
             ),
             "What is not in this log. unwatched: no daemon watched from since until until; processes ran there then. silent: the daemon's monitor gave no sign of life from since until until; what happened meanwhile was judged then, as far as the kernel had kept it. stopped: the daemon had ended in order and nobody watched. crashed: it had ended without a word. cut: the records first to last were written, and are gone. queue: they came faster than they could be written. disk: the disk took none. torn: files before this record end with so many bytes of an unfinished one.",
+        ),
+        (
+            "coi.protection",
+            object(
+                &["path", "change", "by", "now"],
+                json!({
+                    "path": text(), "change": one_of(&["made", "removed", "replaced", "written", "exposed"]),
+                    "by": one_of(&["inside", "outside", "unknown"]), "pid": count(),
+                    "now": one_of(&["held", "nothing", "released"]), "error": text(),
+                }),
+            ),
+            "What happened to a protected path of the workspace. exposed: the same file could be written to where a process inside sees it. by: whether a process of the container did it, or another one, by its pid on the host. now: held, it can only be read again; nothing, there is nothing of that name; released, it is not protected until the container is started again, since it came from inside where nothing was. error: why it is not held.",
         ),
         (
             "coi.checkpoint",
@@ -420,6 +434,7 @@ pub(super) mod tests {
             Record::counts(&about, &events),
             Record::coverage(&about, &["p".into()], &[hole]),
             Record::attach(&about, true, 1000, 0, &rules),
+            Record::unmonitored(&about, 1000, 0),
             Record::detach(&about, "over"),
             Record::state(&about, WatchState::Frozen, "why"),
             Record::rules(&about, 0, &rules),

@@ -75,9 +75,12 @@ enum Order {
     Leaving(Duration, oneshot::Sender<()>),
 }
 
-/// The way to the guard.
+/// The way to the guard, or to none.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub struct Guard(Option<Way>);
+
+#[derive(Clone, Debug)]
+struct Way {
     orders: std_mpsc::Sender<Order>,
     wake: Arc<EventFd>,
 }
@@ -107,21 +110,19 @@ impl Guard {
         let woken = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("coi-guard".into());
         thread.spawn(move || keeper.run(&inbox, &woken)).map_err(failed)?;
-        Ok(Self { orders, wake })
+        Ok(Self(Some(Way { orders, wake })))
     }
 
-    /// None: nobody is told anything, for a daemon that watches nothing.
-    #[cfg(any(test, fuzzing))]
-    pub fn absent() -> Self {
-        let (orders, _) = std_mpsc::channel();
-        let wake = EventFd::new().unwrap_or_else(|error| panic!("{error}"));
-        Self { orders, wake: Arc::new(wake) }
+    /// None: nobody is told anything, for a daemon that monitors nothing.
+    pub const fn absent() -> Self {
+        Self(None)
     }
 
     fn order(&self, order: Order) {
+        let Some(Way { orders, wake }) = &self.0 else { return };
         // The thread ends with the last of these handles only.
-        if self.orders.send(order).is_ok() {
-            let _ = self.wake.write(1);
+        if orders.send(order).is_ok() {
+            let _ = wake.write(1);
         }
     }
 

@@ -174,6 +174,12 @@ impl Lineage {
         family
     }
 
+    /// Is this the number of a process of a watched cgroup, as far as they are remembered?
+    pub fn knows(&self, scope: u64, pid: u32) -> bool {
+        let node = self.by_pid.get(&pid).and_then(|key| self.nodes.get(key));
+        node.is_some_and(|node| node.scope == scope)
+    }
+
     /// How many processes had to be forgotten while they lived.
     pub fn forgotten(&self) -> u64 {
         self.forgotten

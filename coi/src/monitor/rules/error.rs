@@ -39,14 +39,14 @@ pub(super) fn file(source: &Source) -> File {
 
 /// A place in a file.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub(super) file: File,
     pub(super) span: Span,
 }
 
 impl Place {
     /// An error about what is here.
-    pub(super) fn error(&self, kind: RuleErrorKind) -> RuleError {
+    pub(crate) fn error(&self, kind: RuleErrorKind) -> RuleError {
         RuleError { kind: Box::new(kind), place: Some(self.clone()) }
     }
 
@@ -262,6 +262,16 @@ pub enum RuleErrorKind {
         /// The kinds of events.
         kinds: Vec<EventKind>,
     },
+    /// A setting is not as it may be.
+    #[error("{message}")]
+    Setting {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        help: String,
+        /// What stands below the marked place.
+        label: &'static str,
+    },
     /// An override gives a threshold to a rule that has none of that name, or several.
     #[error("{message}")]
     Threshold {
@@ -322,7 +332,9 @@ impl RuleErrorKind {
                 }
                 .to_owned(),
             ),
-            Self::BadValue { help, .. } | Self::Threshold { help, .. } => Some(help.clone()),
+            Self::BadValue { help, .. } | Self::Threshold { help, .. } | Self::Setting { help, .. } => {
+                Some(help.clone())
+            }
             Self::RegexTooLarge { .. } => {
                 Some("shorten its repetitions, or use contains, starts_with or glob".into())
             }
@@ -372,6 +384,7 @@ impl RuleErrorKind {
             Self::Exception { .. } => "this",
             Self::Shadowed { .. } => "found already",
             Self::NotProvided { .. } => "blind",
+            Self::Setting { label, .. } => label,
             Self::BadName { .. }
             | Self::BadTechnique(_)
             | Self::BadValue { .. }
@@ -437,7 +450,7 @@ impl RuleError {
     }
 
     /// An error that no file is to blame for.
-    pub(super) fn nowhere(kind: RuleErrorKind) -> Self {
+    pub(crate) fn nowhere(kind: RuleErrorKind) -> Self {
         Self { kind: Box::new(kind), place: None }
     }
 
@@ -489,7 +502,7 @@ impl Diagnostic for RuleError {
 }
 
 /// The candidate that the name was probably meant to be.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // More than a third wrong is another word, not a slip.
     let limit = name.chars().count() / 3;
     candidates

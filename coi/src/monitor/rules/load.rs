@@ -151,7 +151,7 @@ pub(super) fn load(sources: &[Source], below: &RuleSet, origin: Origin) -> Resul
 }
 
 /// What `read` makes of a TOML file, or all that is wrong with it.
-pub(in crate::monitor) fn read<T>(
+pub(crate) fn read<T>(
     source: &Source,
     read: impl FnOnce(&mut Reader<'_>, &DeTable<'_>) -> T,
 ) -> Result<T, Vec<RuleError>> {
@@ -164,9 +164,7 @@ pub(in crate::monitor) fn read<T>(
 }
 
 /// What a TOML file says, by the type that it is read into; the first that is wrong.
-pub(in crate::monitor) fn deserialize<T: serde::de::DeserializeOwned>(
-    source: &Source,
-) -> Result<T, Vec<RuleError>> {
+pub(crate) fn deserialize<T: serde::de::DeserializeOwned>(source: &Source) -> Result<T, Vec<RuleError>> {
     toml::from_str(&source.text).map_err(|error| vec![not_toml(file(source), &error)])
 }
 
@@ -209,29 +207,24 @@ fn define(reader: &mut Reader<'_>, table: &DeTable<'_>, definitions: &mut Defini
 }
 
 /// Reads values out of TOML tables, and notes what is wrong with them.
-pub(in crate::monitor) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub(super) file: File,
     pub(super) errors: &'a mut Vec<RuleError>,
 }
 
 impl Reader<'_> {
-    pub(super) fn place(&self, span: Range<usize>) -> Place {
+    pub(crate) fn place(&self, span: Range<usize>) -> Place {
         let end = self.file.inner().len();
         Place { file: self.file.clone(), span: span.start.min(end)..span.end.min(end) }
     }
 
-    pub(super) fn error(&mut self, span: Range<usize>, kind: RuleErrorKind) {
+    pub(crate) fn error(&mut self, span: Range<usize>, kind: RuleErrorKind) {
         let error = self.place(span).error(kind);
         self.errors.push(error);
     }
 
     /// Every key of the table must be a known one.
-    pub(in crate::monitor) fn keys(
-        &mut self,
-        table: &DeTable<'_>,
-        what: &'static str,
-        known: &'static [&'static str],
-    ) {
+    pub(crate) fn keys(&mut self, table: &DeTable<'_>, what: &'static str, known: &'static [&'static str]) {
         for key in table.keys() {
             if !known.contains(&key.get_ref().as_ref()) {
                 let kind = RuleErrorKind::UnknownKey { key: key.get_ref().to_string(), table: what, known };
@@ -240,7 +233,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn wrong_type(&mut self, key: &str, expected: &'static str, value: &Spanned<DeValue<'_>>) {
+    pub(crate) fn wrong_type(&mut self, key: &str, expected: &'static str, value: &Spanned<DeValue<'_>>) {
         let found = found(value.get_ref());
         self.error(value.span(), RuleErrorKind::WrongType { key: key.to_owned(), expected, found });
     }
@@ -289,7 +282,7 @@ impl Reader<'_> {
         self.text(table, key)
     }
 
-    pub(in crate::monitor) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
+    pub(crate) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
         let value = table.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
@@ -393,7 +386,7 @@ impl Reader<'_> {
         values.into_iter().map(|value| self.as_text(key, value)).collect()
     }
 
-    pub(in crate::monitor) fn table<'t>(
+    pub(crate) fn table<'t>(
         &mut self,
         table: &'t DeTable<'_>,
         key: &str,

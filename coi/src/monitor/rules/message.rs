@@ -145,7 +145,7 @@ fn push_text(line: &mut String, text: &str) -> fmt::Result {
 }
 
 /// The text in one line, safe to print: who wrote it may be a stranger.
-pub(in crate::monitor) fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let written = text.chars().try_for_each(|c| push_safe(&mut line, c));
     debug_assert!(written.is_ok(), "writing to a string does not fail");

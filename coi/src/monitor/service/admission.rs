@@ -13,6 +13,7 @@ use nix::{
 use tokio::net::UnixStream;
 
 use super::refusal::Refusal;
+use crate::monitor::lineage;
 
 /// Incus's own group; who is in it can become root on the machine, and Incus says so.
 pub(super) const ADMIN_GROUP: &str = "incus-admin";
@@ -30,6 +31,8 @@ pub(super) struct Caller {
     /// Its other groups.
     pub(super) groups: Vec<u32>,
     is_admin: bool,
+    /// The process that has connected, and when it began: numbers are given again.
+    process: Option<(u32, u64)>,
 }
 
 /// What a call takes.
@@ -58,24 +61,32 @@ impl Caller {
     pub(super) fn new(uid: u32, gid: u32, groups: Vec<u32>, admins: Option<Gid>) -> Self {
         let is_admin =
             uid == 0 || admins.is_some_and(|group| gid == group.as_raw() || groups.contains(&group.as_raw()));
-        Self { uid, gid, groups, is_admin }
+        Self { uid, gid, groups, is_admin, process: None }
     }
 
     /// The daemon itself.
     pub(super) const fn root() -> Self {
-        Self { uid: 0, gid: 0, groups: Vec::new(), is_admin: true }
+        Self { uid: 0, gid: 0, groups: Vec::new(), is_admin: true, process: None }
     }
 
     /// Who is at the other end.
     pub(super) async fn of(stream: &UnixStream) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
+        let process = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+        let process = process.and_then(|pid| Some((pid, lineage::place(pid)?.start_ticks)));
         if peer.uid() == 0 {
-            return Ok(Self::new(0, peer.gid(), Vec::new(), None));
+            return Ok(Self { process, ..Self::new(0, peer.gid(), Vec::new(), None) });
         }
         let groups = groups(stream)?;
         // The machine's directory of groups may be slow to answer.
         let admins = tokio::task::spawn_blocking(admin_group).await.map_err(io::Error::other)?;
-        Ok(Self::new(peer.uid(), peer.gid(), groups, admins))
+        Ok(Self { process, ..Self::new(peer.uid(), peer.gid(), groups, admins) })
+    }
+
+    /// Does the process that has connected run still, as far as is known?
+    pub(super) fn is_there(&self) -> bool {
+        self.process
+            .is_some_and(|(pid, since)| lineage::place(pid).is_some_and(|place| place.start_ticks == since))
     }
 
     pub(super) const fn is_root(&self) -> bool {

@@ -7,9 +7,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::{
-    event::EventKind,
-    rules::{Action, Origin, OwnRules, Rule, Severity},
+use crate::mount::Inner;
+use crate::{
+    monitor::{
+        event::EventKind,
+        rules::{Action, Origin, OwnRules, Rule, Severity},
+    },
+    session::{Plan, Saved},
 };
 
 /// Where the daemon listens unless `COI_SOCKET` names another place.
@@ -58,6 +62,11 @@ pub struct WatchRequest {
     pub subject: Subject,
     /// Freeze and kill by the rules; else only observe.
     pub respond: bool,
+    /// Whether what happens in it is seen. Without that it is accompanied only: its workspace is protected, its time is
+    /// limited, its session is saved; no rule judges it, and it goes on without a daemon. Only a container that COI has
+    /// launched can be without.
+    #[serde(default = "yes")]
+    pub monitored: bool,
     /// The directory on the host whose files are the workspace. For a container it may be left out: then it
     /// is the source of the disk device that is mounted at `/workspace`, if there is one.
     pub workspace: Option<PathBuf>,
@@ -79,6 +88,61 @@ pub struct WatchRequest {
     /// anything else goes on. Asking again changes `continue` to `freeze`, not the other way round.
     #[serde(default)]
     pub on_monitor_loss: Option<OnMonitorLoss>,
+    /// The id of the [`Tree`] that it gets its workspace from: it is kept whole as long as the watch is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// How long a container that COI has launched may run, and what becomes of it when it has stopped. Left out, nothing
+    /// does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<Life>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How long a container lives, and what becomes of it when it has stopped. The daemon sees to it: nobody's terminal has
+/// to be there for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// It is deleted when it has stopped and its session is saved.
+    pub delete: bool,
+    /// It is stopped when it has run for so many seconds.
+    #[serde(default)]
+    pub max_seconds: Option<u64>,
+    /// So many seconds it then has to shut down by itself.
+    #[serde(default)]
+    pub grace_seconds: u64,
+    /// A session has begun in it: it is stopped when nothing of that runs any more.
+    #[serde(default)]
+    pub has_session: bool,
+    /// What of it is saved when it has stopped; nothing until this is told.
+    #[serde(default)]
+    pub session: Option<Plan>,
+}
+
+/// What is to become of a stopped container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// What was said when it was launched.
+    #[default]
+    AsPlanned,
+    /// It is deleted, once its session is saved.
+    Delete,
+    /// It is deleted, whatever becomes of its session.
+    GiveUp,
+}
+
+/// A container has come to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What was saved, if there was something to be saved.
+    pub session: Option<Saved>,
+    /// The container is gone; else it is stopped, and kept.
+    pub deleted: bool,
+    /// Why the daemon has stopped it, if it has.
+    pub why: Option<String>,
 }
 
 impl WatchRequest {
@@ -87,14 +151,109 @@ impl WatchRequest {
         Self {
             subject,
             respond: false,
+            monitored: true,
             workspace: None,
             ephemeral: false,
             rules: OwnRules::default(),
             owner: None,
             launched: false,
             on_monitor_loss: None,
+            tree: None,
+            life: None,
         }
     }
+}
+
+/// Where COI's containers see their workspace unless it is said otherwise.
+pub const INSIDE: &str = "/workspace";
+
+/// What of a workspace says which programs run on the host, or what they may do: it can be read in a container, and not changed.
+pub const PROTECTED: [&str; 11] = [
+    ".git/hooks",
+    ".git/config",
+    ".git/config.worktree",
+    ".git/commondir",
+    ".git/info/attributes",
+    ".husky",
+    ".vscode",
+    ".claude/settings.json",
+    ".claude/settings.local.json",
+    ".codex/config.toml",
+    ".coi",
+];
+
+/// Asks for the mounts of a container that is to be started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TreeRequest {
+    /// The workspace on the host.
+    pub workspace: PathBuf,
+    /// Where the container sees it.
+    #[serde(default = "inside")]
+    pub inside: String,
+    /// What can only be read, as paths from the workspace: a file, a directory, or what is none yet. Of a repository the
+    /// same is protected in its worktrees and modules; a `.git` that is a file is protected itself.
+    #[serde(default)]
+    pub protected: Vec<Inner>,
+    /// What is not to be seen: something empty is in its place.
+    #[serde(default)]
+    pub secret: Vec<Inner>,
+    /// The workspace's `.env` files are not to be seen either.
+    #[serde(default)]
+    pub mask_env: bool,
+    /// What else of the host it gets.
+    #[serde(default)]
+    pub mounts: Vec<ExtraMount>,
+    /// The id of a tree of the caller's that is to be made anew, for a container that is started again.
+    #[serde(default)]
+    pub id: Option<String>,
+}
+
+impl TreeRequest {
+    /// A workspace with its usual protection.
+    pub fn new(workspace: PathBuf) -> Self {
+        let protected = PROTECTED.into_iter().filter_map(|path| Inner::try_from(path).ok()).collect();
+        Self {
+            workspace,
+            inside: inside(),
+            protected,
+            secret: Vec::new(),
+            mask_env: false,
+            mounts: Vec::new(),
+            id: None,
+        }
+    }
+}
+
+fn inside() -> String {
+    INSIDE.to_owned()
+}
+
+/// Something of the host that a container gets beside its workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraMount {
+    /// A directory or file, opened as the caller. Who is not root mounts what is their own.
+    pub host: PathBuf,
+    /// Where the container sees it.
+    pub container: String,
+    /// It can only be read.
+    #[serde(default)]
+    pub readonly: bool,
+}
+
+/// Mounts that were made, in Incus's mount namespace: they are there until the container runs, a minute without a watch, or
+/// the end of its watch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tree {
+    /// Its id.
+    pub id: String,
+    /// The source of the workspace's disk device, with `shift=true` and `recursive=true`.
+    pub workspace: PathBuf,
+    /// The sources of the further mounts' devices, in the order of the request.
+    pub mounts: Vec<PathBuf>,
+    /// What is there and held.
+    pub held: Vec<String>,
+    /// What people should know.
+    pub notes: Vec<String>,
 }
 
 /// What becomes of what is watched when the daemon has gone.
@@ -206,6 +365,9 @@ pub struct Watch {
     pub subject: Subject,
     /// Freezes and kills by the rules.
     pub respond: bool,
+    /// What happens in it is seen.
+    #[serde(default = "yes")]
+    pub monitored: bool,
     /// Its state.
     pub state: WatchState,
     /// The uid of whom it belongs to.
@@ -260,6 +422,9 @@ pub struct Status {
     pub rules: usize,
     /// How many watches there are.
     pub watches: usize,
+    /// Why nothing can be monitored; nothing if it can.
+    #[serde(default)]
+    pub monitor: Option<String>,
 }
 
 /// A rule, as it is in force.
@@ -337,7 +502,7 @@ pub struct Hole {
 /// A call that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {
-    /// For programs: `not_found`, `bad_request`, `incus`, `rules`, `denied`, `busy`, `internal`.
+    /// For programs: `not_found`, `bad_request`, `incus`, `rules`, `workspace`, `denied`, `busy`, `monitor`, `internal`.
     pub code: String,
     /// For people: what happened, to what, and what to do.
     pub message: String,

@@ -19,16 +19,21 @@ use serde_json::{Value, json};
 
 use super::{
     admission::{Caller, Who},
-    api::{Reloaded, RuleInForce, Status, Subject, Watch, WatchRequest},
+    api::{Ended, Reloaded, RuleInForce, Status, Subject, Tree, TreeRequest, Watch, WatchRequest, Wish},
     events::events,
     metrics,
     refusal::Refusal,
     watches::Service,
 };
-use crate::monitor::{pipeline::Order, rules::MOST_BYTES};
+use crate::{
+    monitor::{pipeline::Order, rules::MOST_BYTES},
+    session::Plan,
+};
 
 /// How long a request for a watch may be: in JSON a character of a rule file may take six.
 const MOST_REQUEST: usize = 6 * MOST_BYTES + (64 << 10);
+/// How long what is to be saved may be.
+const MOST_PLAN: usize = 64 << 10;
 /// How long any other may be: none says anything in its body.
 const MOST: usize = 4 << 10;
 /// How long a request's body may take to come.
@@ -82,7 +87,7 @@ pub(super) const CALLS: &[Call] = &[
     },
     Call {
         path: "/v1/status",
-        what: "The daemon: its version, what it has loaded, what it cannot see.",
+        what: "The daemon: its version, what it has loaded, what it cannot see; in `monitor`, why it can monitor nothing, if that is so.",
         answer: "`Status`",
         example: "http://coi/v1/status",
         handler: || get(status),
@@ -100,12 +105,13 @@ pub(super) const CALLS: &[Call] = &[
         method: "POST",
         path: "/v1/watches",
         what: "Has a container or cgroup watched. The answer comes once it is armed in the kernel. Asking again for what is \
-               watched already changes `respond` to true if it was not. Cgroups are root's to have watched. Who is not an \
+               watched already changes `respond` to true if it was not. A container that was launched with `monitored` false is \
+               accompanied, and nothing in it is armed; it is not monitored until it is launched again. Cgroups are root's to have watched. Who is not an \
                administrator may only ask again for what is theirs.",
         body: Some("`WatchRequest`"),
         answer: "`Watch`",
         example: "-H 'content-type: application/json' -d '{\"subject\": {\"type\": \"container\", \"name\": \"NAME\"}, \
-                  \"respond\": true}' http://coi/v1/watches",
+                  \"respond\": true, \"life\": {\"delete\": false}}' http://coi/v1/watches",
         most: MOST_REQUEST,
         handler: || post(watch),
         ..PLAIN
@@ -134,6 +140,56 @@ pub(super) const CALLS: &[Call] = &[
         answer: "`Watch`",
         example: "-X POST http://coi/v1/watches/NAME/unfreeze",
         handler: || post(unfreeze),
+        ..PLAIN
+    },
+    Call {
+        method: "POST",
+        path: "/v1/trees",
+        who: Who::Admin,
+        what: "Makes the mounts that a container gets at its start: the workspace, in which what is protected can only be read, \
+               and what else of the host it is to see, each opened as the caller. They are gone after a minute if no watch claims \
+               them.",
+        body: Some("`TreeRequest`"),
+        answer: "`Tree`",
+        example: "-H 'content-type: application/json' -d '{\"workspace\": \"/home/ann/app\", \"protected\": [\".git/hooks\"]}' \
+                  http://coi/v1/trees",
+        most: MOST_REQUEST,
+        handler: || post(make_tree),
+        ..PLAIN
+    },
+    Call {
+        method: "DELETE",
+        path: "/v1/trees/{name}",
+        who: Who::Admin,
+        what: "Takes mounts of the caller's away; a container that runs has its own copy. NAME is their id.",
+        answer: "nothing",
+        example: "-X DELETE http://coi/v1/trees/NAME",
+        handler: || delete(discard_tree),
+        ..PLAIN
+    },
+    Call {
+        method: "POST",
+        path: "/v1/watches/{name}/session",
+        what: "Says that a session begins in a container that was given a `life`, and what of it is saved when it has stopped, \
+               and where. With nothing of the session running any more the container is stopped. Whose container it is may \
+               say so, and root.",
+        body: Some("`Plan`, or null where nothing is saved"),
+        answer: "`Watch`",
+        example: "-H 'content-type: application/json' -d '{\"directory\": \"/home/ann/.coi/sessions-claude\", \"home\": \
+                  \"/home/code\", \"paths\": [\".claude/projects\"], \"metadata\": {\"session_id\": \
+                  \"0d5b5e0e-0000-4000-8000-000000000001\", \"container\": \"NAME\", \"workspace\": \"/home/ann/app\", \
+                  \"tool\": \"claude\"}}' http://coi/v1/watches/NAME/session",
+        most: MOST_PLAN,
+        handler: || post(set_session),
+        ..PLAIN
+    },
+    Call {
+        method: "POST",
+        path: "/v1/watches/{name}/keep",
+        what: "A container that was given a `life` stays when it stops, from now on.",
+        answer: "`Watch`",
+        example: "-X POST http://coi/v1/watches/NAME/keep",
+        handler: || post(keep),
         ..PLAIN
     },
     Call {
@@ -197,6 +253,20 @@ pub(super) const CALLS: &[Call] = &[
         answer: "`Watch`",
         example: "-X POST http://coi/v1/watches/NAME/kill",
         handler: || post(kill),
+        ..PLAIN
+    },
+    Call {
+        method: "POST",
+        path: "/v1/watches/{name}/finish",
+        what: "Brings a stopped container that was given a `life` to its end at once: its session is saved, then it is deleted, \
+               unless it is to stay. The daemon does so by itself, too; the answer comes when it is done.",
+        query: &[(
+            "wish",
+            "`as_planned` (the default), `delete` (also one that is to stay), `give_up` (whatever becomes of its session)",
+        )],
+        answer: "`Ended`",
+        example: "-X POST http://coi/v1/watches/NAME/finish",
+        handler: || post(finish),
         ..PLAIN
     },
     Call {
@@ -286,6 +356,7 @@ async fn status(State(service): State<Arc<Service>>, Extension(caller): Extensio
         holes: service.holes.clone(),
         rules: service.rule_count(),
         watches: service.seen_by(&caller).len(),
+        monitor: service.blind.as_ref().map(ToString::to_string),
     })
 }
 
@@ -340,6 +411,26 @@ async fn forget(
     Ok(Json(was))
 }
 
+async fn make_tree(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    request: Result<Json<TreeRequest>, JsonRejection>,
+) -> Result<Json<Tree>, Refusal> {
+    let Json(request) = request.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+    let incus = service.incus.clone();
+    // The caller may go away; what was begun is carried through.
+    let made = tokio::spawn(async move { service.trees.prepare(request, caller, incus).await });
+    made.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
+}
+
+async fn discard_tree(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<()>, Refusal> {
+    service.trees.discard(&id, &caller, &service.incus).await.map(Json)
+}
+
 async fn freeze(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
@@ -362,6 +453,51 @@ async fn kill(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
     service.order(&name, Order::Kill, &caller).await.map(Json)
+}
+
+async fn set_session(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    UrlPath(name): UrlPath<String>,
+    plan: Result<Json<Option<Plan>>, JsonRejection>,
+) -> Result<Json<Watch>, Refusal> {
+    let watching = service.find(&name, &caller)?;
+    let Json(plan) = plan.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+    if caller.uid != watching.owner && !caller.is_root() {
+        let words =
+            format!("{name} belongs to uid {}, who alone says where its session is saved", watching.owner);
+        return Err(Refusal::denied(words));
+    }
+    service.set_session(&watching, plan).await?;
+    Ok(Json(watching.describe()))
+}
+
+async fn keep(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Watch>, Refusal> {
+    let watching = service.find(&name, &caller)?;
+    service.keep(&watching).await?;
+    Ok(Json(watching.describe()))
+}
+
+#[derive(Deserialize)]
+struct FinishQuery {
+    #[serde(default)]
+    wish: Wish,
+}
+
+async fn finish(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    UrlPath(name): UrlPath<String>,
+    Query(query): Query<FinishQuery>,
+) -> Result<Json<Ended>, Refusal> {
+    let watching = service.find(&name, &caller)?;
+    // The caller may go away; what was begun is carried through.
+    let finished = tokio::spawn(async move { service.bring_to_end(&watching, query.wish).await });
+    finished.await.map_err(|error| Refusal::internal(error.to_string()))?.map(Json)
 }
 
 async fn reload(

@@ -15,10 +15,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::api::{ApiError, DEFAULT_SOCKET, Reloaded, Status, Watch, WatchRequest};
+use super::api::{
+    ApiError, DEFAULT_SOCKET, Ended, Reloaded, Status, Tree, TreeRequest, Watch, WatchRequest, Wish,
+};
 use super::detach::{self, LOCK_PAUSE, START, is_locked, start_lock};
 use crate::http::{self, Lines, segment};
 use crate::monitor::audit;
+use crate::session::Plan;
 use crate::ui;
 
 /// How long a daemon that was started for a command stays with nothing to watch.
@@ -30,6 +33,9 @@ const QUICK: Duration = Duration::from_secs(5);
 /// How long it may take when it has to arm or to talk to Incus: longer than the daemon's own deadlines for Incus
 /// and the kernel together, so that its word of what went wrong arrives.
 const CHANGE: Duration = Duration::from_secs(120);
+
+/// How long a container's end may take: longer than the daemon gives the saving of its session.
+const FINISH: Duration = Duration::from_secs(240);
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -164,6 +170,16 @@ impl Client {
         Ok(watch)
     }
 
+    /// Has the mounts of a container made.
+    pub async fn make_tree(&self, request: &TreeRequest) -> Result<Tree> {
+        self.call(Method::POST, "/v1/trees", Some(request), CHANGE).await
+    }
+
+    /// Has mounts taken away that no container will be started with.
+    pub async fn discard_tree(&self, id: &str) -> Result<()> {
+        self.call(Method::DELETE, &format!("/v1/trees/{}", segment(id)), NOTHING, CHANGE).await
+    }
+
     /// The watch of this name.
     pub async fn get(&self, name: &str) -> Result<Watch> {
         // It waits for an action that is under way.
@@ -188,6 +204,27 @@ impl Client {
     /// Ends what is watched as it stands, frozen or not.
     pub async fn kill(&self, name: &str) -> Result<Watch> {
         self.call(Method::POST, &format!("{}/kill", watch_path(name)), NOTHING, CHANGE).await
+    }
+
+    /// Says that a session begins in a launched container, and what of it is saved when that has stopped.
+    pub async fn set_session(&self, name: &str, plan: Option<&Plan>) -> Result<Watch> {
+        self.call(Method::POST, &format!("{}/session", watch_path(name)), Some(&plan), QUICK).await
+    }
+
+    /// A launched container stays when it stops.
+    pub async fn keep(&self, name: &str) -> Result<Watch> {
+        self.call(Method::POST, &format!("{}/keep", watch_path(name)), NOTHING, QUICK).await
+    }
+
+    /// Brings a stopped container that COI has launched to its end.
+    pub async fn finish(&self, name: &str, wish: Wish) -> Result<Ended> {
+        let wish = match wish {
+            Wish::AsPlanned => "as_planned",
+            Wish::Delete => "delete",
+            Wish::GiveUp => "give_up",
+        };
+        let target = format!("{}/finish?wish={wish}", watch_path(name));
+        self.call(Method::POST, &target, NOTHING, FINISH).await
     }
 
     /// Has the rule files read again.

@@ -49,11 +49,11 @@ pub(super) async fn events(
     let view = watching.watched.viewers.join(query.form != Form::Alerts);
     let onlooker = match query.form {
         Form::Alerts => None,
-        Form::Ecs | Form::Recording => Some(service.pipeline.look(Arc::clone(&watching.watched)).await??),
+        Form::Ecs | Form::Recording => Some(watching.pipeline.look(Arc::clone(&watching.watched)).await??),
     };
     let state = |why: &str| Record::state(&watching.watched.container, watching.state(), why).line();
     let form = query.form;
-    let coverage = Record::coverage(&watching.watched.container, &service.programs, &watching.holes).line();
+    let coverage = service.coverage(&watching).line();
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
         Form::Recording => {

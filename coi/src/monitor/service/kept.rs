@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{
-    api::OnMonitorLoss,
+    api::{Life, OnMonitorLoss},
     registry::{Registered, Registry},
 };
 use crate::monitor::{
@@ -53,8 +53,10 @@ impl Keeping {
             self.registry.put(registered.clone()).await?;
         }
         let freeze = registered.request.on_monitor_loss == Some(OnMonitorLoss::Freeze);
+        // What has no monitor cannot lose it.
+        let guard = if registered.request.monitored { self.guard.clone() } else { Guard::absent() };
         Ok(Kept {
-            keeping: self.clone(),
+            keeping: Self { guard, ..self.clone() },
             key: registered.key(),
             next,
             registered: registered.into(),
@@ -116,6 +118,17 @@ impl Kept {
         self.freeze.fetch_or(freeze, Ordering::Relaxed);
         self.guard(cgroup).await;
         Ok(())
+    }
+
+    /// What becomes of it when it has stopped is something else than before.
+    pub(super) async fn live(&self, life: Life) -> Result<(), PrivateError> {
+        let changed = {
+            // It is changed whole.
+            let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+            registered.request.life = Some(life);
+            registered.clone()
+        };
+        self.keeping.registry.put(changed).await
     }
 
     /// It is over: nothing of it is kept.

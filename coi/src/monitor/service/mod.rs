@@ -8,7 +8,9 @@ pub mod client;
 mod connections;
 mod deed;
 pub mod detach;
+mod ending;
 mod events;
+mod follow;
 pub mod install;
 mod kept;
 mod ledger;
@@ -16,6 +18,7 @@ mod memory;
 mod metrics;
 mod options;
 mod policy;
+mod protection;
 #[cfg(test)]
 mod reference;
 mod refusal;
@@ -26,12 +29,14 @@ mod server;
 pub mod stream;
 mod subject;
 mod systemd;
+mod trees;
 #[cfg(any(test, fuzzing))]
 pub mod unmonitored;
 mod watch;
 mod watches;
 
 pub use admission::admin_group;
+pub use as_user::become_user;
 pub use options::MonitorOptions;
 pub use server::{ServerError, run};
 

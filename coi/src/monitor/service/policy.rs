@@ -82,6 +82,9 @@ impl Service {
     async fn look_at_all(self: &Arc<Self>) -> Result<(), incus::Error> {
         for instance in self.incus.instances_of_all_projects().await? {
             let project = if instance.project.is_empty() { DEFAULT_PROJECT } else { &instance.project };
+            if project == DEFAULT_PROJECT {
+                self.heed_stopped(&instance);
+            }
             if instance.kind != "virtual-machine" && self.is_wanted(project, &instance.expanded_config) {
                 let project = (project != DEFAULT_PROJECT).then(|| project.to_owned());
                 self.begin_by_policy(Subject::Container { name: instance.name, project }).await;
@@ -137,6 +140,7 @@ impl Service {
                     self.begin_by_policy(subject).await;
                 }
             }
+            "instance-stopped" | "instance-shutdown" => self.heed_stop(subject).await,
             "instance-deleted" => {
                 if let Some(watching) = self.named(&subject.watch_name())
                     && !watching.is_over()
@@ -162,6 +166,7 @@ impl Service {
         let (old, new) = (&watching.watched.container.name, subject.watch_name());
         let request = WatchRequest { subject, ..watching.request() };
         watching.enter(WatchState::Gone, &format!("it is called {new} now, and watched under that name"));
+        self.trees.unclaim(old);
         if let Err(refusal) = self.end(watching).await {
             tracing::error!(name = old, error = refusal.error.message, "a watch could not be ended");
         }

@@ -6,13 +6,16 @@ use serde_json::json;
 
 use super::{
     api::{
-        ActionName, ActionTaken, ApiError, Hole, Kept, OnMonitorLoss, Reloaded, RuleInForce, Status, Subject,
-        Tally, Watch, WatchRequest, WatchState,
+        ActionName, ActionTaken, ApiError, Ended, ExtraMount, Hole, Kept, Life, OnMonitorLoss, Reloaded,
+        RuleInForce, Status, Subject, Tally, Tree, TreeRequest, Watch, WatchRequest, WatchState,
     },
     calls::{BODY, CALLS, Call},
     connections::HEAD,
 };
-use crate::monitor::rules::{Action, Origin, OwnRules, Severity};
+use crate::{
+    monitor::rules::{Action, Origin, OwnRules, Severity},
+    session::Saved,
+};
 
 const INTRODUCTION: &str = "\
 # The daemon's API
@@ -69,7 +72,10 @@ fn reference() -> String {
     say(
         "409, 413), `denied` (403), `rules` (422: a rule is wrong, and nothing has changed), `incus` (502: Incus does not do",
     );
-    say("it), `busy` (503: too many connections), `internal` (500).");
+    say(
+        "it), `workspace` (422: a workspace cannot be protected as it is), `busy` (503: too many connections), `monitor` (503: the",
+    );
+    say("monitor does not work on this machine), `internal` (500).");
     say("\n## Limits\n");
     say(&format!(
         "A head has {} s to come and 16 KiB, a body {} s and 4 KiB, that of a request for a watch 1.6 MiB. Of 256",
@@ -96,17 +102,56 @@ fn anchor(call: &Call) -> String {
         .replace(' ', "-")
 }
 
-fn types() -> [(&'static str, serde_json::Value); 6] {
+fn types() -> [(&'static str, serde_json::Value); 10] {
     let subject = Subject::container("coi-1a2b3c4d-1");
     let request = WatchRequest {
         subject: subject.clone(),
         respond: true,
+        monitored: true,
         workspace: Some("/home/ann/app".into()),
         ephemeral: false,
         rules: OwnRules::default(),
         owner: Some(1000),
         launched: true,
         on_monitor_loss: Some(OnMonitorLoss::Freeze),
+        tree: Some("0d5b5e0e-7c1f-4b39-9d8a-3f6f1a2b3c4d".into()),
+        life: Some(Life {
+            delete: true,
+            max_seconds: Some(7200),
+            grace_seconds: 60,
+            has_session: false,
+            session: None,
+        }),
+    };
+    let asked = TreeRequest {
+        mask_env: true,
+        mounts: vec![ExtraMount {
+            host: "/home/ann/.cache/pip".into(),
+            container: "/cache".into(),
+            readonly: true,
+        }],
+        ..TreeRequest::new("/home/ann/app".into())
+    };
+    let at = |name: &str| format!("/run/coi/trees/0d5b5e0e-7c1f-4b39-9d8a-3f6f1a2b3c4d/{name}").into();
+    let tree = Tree {
+        id: "0d5b5e0e-7c1f-4b39-9d8a-3f6f1a2b3c4d".into(),
+        workspace: at("workspace"),
+        mounts: vec![at("0")],
+        held: vec![".git/hooks".into(), ".git/config".into(), ".env".into()],
+        notes: Vec::new(),
+    };
+    let plan = crate::session::example();
+    let ended = Ended {
+        session: Some(Saved {
+            session_id: plan.metadata.session_id.clone(),
+            tool: plan.metadata.tool.clone(),
+            directory: plan.directory.join(&plan.metadata.session_id),
+            files: 3,
+            bytes: 48_213,
+            left_out: 0,
+        }),
+        deleted: true,
+        why: None,
     };
     let taken = ActionTaken {
         action: ActionName::Kill,
@@ -123,6 +168,7 @@ fn types() -> [(&'static str, serde_json::Value); 6] {
         name: "coi-1a2b3c4d-1".into(),
         subject,
         respond: true,
+        monitored: true,
         state: WatchState::Killed,
         owner: 1000,
         on_monitor_loss: OnMonitorLoss::Freeze,
@@ -147,6 +193,7 @@ fn types() -> [(&'static str, serde_json::Value); 6] {
         holes: vec![hole],
         rules: 27,
         watches: 1,
+        monitor: None,
     };
     let rule = RuleInForce {
         id: "reverse-shell-socket".into(),
@@ -163,7 +210,11 @@ fn types() -> [(&'static str, serde_json::Value); 6] {
     [
         ("Status", json!(status)),
         ("WatchRequest", json!(request)),
+        ("Plan", json!(plan)),
+        ("Ended", json!(ended)),
         ("Watch", json!(watch)),
+        ("TreeRequest", json!(asked)),
+        ("Tree", json!(tree)),
         ("RuleInForce", json!(rule)),
         ("Reloaded", json!(Reloaded { rules: 27, kept: vec![kept] })),
         (

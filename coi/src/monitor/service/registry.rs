@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     admission::{Caller, admin_group},
     api::WatchRequest,
+    trees,
 };
 use crate::monitor::{
     audit,
@@ -48,6 +49,9 @@ pub(super) struct Registered {
     pub(super) named_by: Option<(u32, u32, Vec<u32>)>,
     /// The ids of holes that the instance's configuration closes.
     pub(super) closed: Vec<String>,
+    /// The mounts that it gets.
+    #[serde(default)]
+    pub(super) tree: Option<trees::Lasting>,
 }
 
 impl Registered {
@@ -63,6 +67,7 @@ impl Registered {
             by,
             named_by: None,
             closed: Vec::new(),
+            tree: None,
         }
     }
 

@@ -26,7 +26,7 @@ impl Service {
     pub(super) async fn reload(&self, by: u32) -> Result<Reloaded, Refusal> {
         let mut base = self.base.write().await;
         let (files, config) = (self.rule_files.clone(), self.config.clone());
-        let live = self.live();
+        let live = self.monitored();
         let brought: Vec<_> = live.iter().map(|watching| Arc::clone(&watching.watched.own)).collect();
         let compile = move || {
             let base = Base::load(files.as_deref(), config.as_deref())?;

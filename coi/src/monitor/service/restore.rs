@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 use super::{
     api::{ActionName, Subject, WatchState},
     deed::let_go,
+    ending::ending,
+    follow::running,
     refusal::Refusal,
     registry::Registered,
     subject::Found,
@@ -139,14 +141,15 @@ impl Service {
             }
         };
         Found {
+            existing: existing.map(Arc::new),
+            inside,
+            ending: ending(&self.incus, &request, &id),
+            responder,
+            ephemeral: request.ephemeral,
+            workspace: request.workspace,
             name,
             id,
             path,
-            existing: existing.map(Arc::new),
-            workspace: request.workspace,
-            inside,
-            responder,
-            ephemeral: request.ephemeral,
             closed,
         }
     }
@@ -196,7 +199,7 @@ impl Service {
         if let Err(error) = self.pipeline.catch_up().await {
             return tracing::error!(%error, "what the guard has frozen stays frozen");
         }
-        let live = self.live();
+        let live = self.monitored();
         let told = live.iter().map(async |watching| {
             let (done, is_done) = oneshot::channel();
             if watching.watched.notes.send(Note::Doubted(Arc::clone(&loss), done)).await.is_ok() {
@@ -228,16 +231,11 @@ impl Service {
                     "the guard (pid {was}) has ended and no other could be started yet ({why}): nothing freezes it if the daemon goes, too"
                 ),
             };
-            for watching in self.live() {
+            for watching in self.monitored() {
                 watching.record(Record::note(&watching.watched.container, &words));
             }
         }
     }
-}
-
-/// The cgroup of this path in which something runs: after an unclean end LXC gives it a number.
-fn running(path: &str) -> Option<Cgroup> {
-    super::super::pipeline::paths(path).filter_map(|path| Cgroup::open(&path).ok()).find(Cgroup::is_populated)
 }
 
 /// Those of these intents that are in a log already: the daemon ended before it could note so.
@@ -296,7 +294,7 @@ impl Watching {
     /// Makes good what the daemon before has left undone, and says since when nobody looked. `existing` is armed by now.
     pub(super) async fn resume(&self, left: Left, absence: Option<&Absence>, existing: Option<&Arc<Cgroup>>) {
         let container = &self.watched.container;
-        if let Some(absence) = absence {
+        if let Some(absence) = absence.filter(|_| self.is_monitored()) {
             let processes = existing.map(|cgroup| lineage::running(&cgroup.directory()));
             let (processes, more) = processes.map_or((None, None), |(seen, more)| (Some(seen), Some(more)));
             self.record(Record::gap(

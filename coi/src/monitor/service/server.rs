@@ -1,6 +1,7 @@
 //! The daemon's life: one set of kernel programs, any number of watches, one unix socket.
 //!
-//! It promises that it answers once its programs are loaded, and that they are gone when it ends.
+//! It promises that it answers once its programs are loaded, and that they are gone when it ends. Where they cannot be
+//! loaded it answers all the same, if nothing has to be monitored: for what is to run without the monitor.
 
 use std::{
     env, fs,
@@ -8,6 +9,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -32,6 +34,7 @@ use super::{
     memory, policy,
     registry::Registry,
     systemd,
+    trees::Trees,
     watches::Service,
 };
 use crate::{
@@ -39,14 +42,14 @@ use crate::{
     monitor::{
         audit::{LogError, Logs},
         config::Config,
-        guard::{Guard, GuardError},
+        guard::{Guard, GuardError, News},
         inforce::Base,
         notify::Notifier,
         pipeline, priority,
         private::{Private, PrivateError},
         recorder::{RecordError, Recorder},
         rulefiles::RuleFilesError,
-        sensor::{Sensor, SensorError},
+        sensor::{Sensor, SensorError, census::Counted, fill::Fill},
     },
 };
 
@@ -150,7 +153,7 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     service.keeping.guard.leaving(service.monitor.handover).await;
     service.pipeline.stop();
     // The programs are gone when the thread is, and the recordings are written.
-    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+    if tokio::task::spawn_blocking(move || thread.map(JoinHandle::join)).await.is_err() {
         tracing::error!("the monitor's thread did not end in order");
     }
     service.finish().await;
@@ -172,7 +175,8 @@ struct Started {
     service: Arc<Service>,
     listener: UnixListener,
     place: Place,
-    thread: std::thread::JoinHandle<()>,
+    /// The monitor's.
+    thread: Option<JoinHandle<()>>,
     lock: Flock<fs::File>,
 }
 
@@ -229,6 +233,48 @@ impl Place {
     }
 }
 
+/// The monitor, or none.
+struct Monitor {
+    pipeline: pipeline::Handle,
+    thread: Option<JoinHandle<()>>,
+    guard: Guard,
+    blind: Option<SensorError>,
+    programs: Vec<String>,
+    holes: Vec<api::Hole>,
+    rings: Vec<(&'static str, Fill)>,
+    maps: Vec<Counted>,
+}
+
+impl Monitor {
+    fn start(
+        mut sensor: Sensor,
+        recorder: Option<Recorder>,
+        runtime: &Path,
+        guard_ended: mpsc::UnboundedSender<News>,
+    ) -> Result<Self, ServerError> {
+        let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
+        let (rings, maps) = (sensor.fills(), sensor.counted());
+        let (pipeline, pulse, thread) = pipeline::start(sensor, recorder)?;
+        // After the programs: what a process has opened last is closed first when it is killed.
+        let guard = Guard::connect(runtime, pulse, guard_ended)?;
+        Ok(Self { pipeline, thread: Some(thread), guard, blind: None, programs, holes, rings, maps })
+    }
+
+    /// None, and nothing that a guard would have to hold.
+    fn blind(why: SensorError) -> Self {
+        Self {
+            pipeline: pipeline::Handle::none(),
+            thread: None,
+            guard: Guard::absent(),
+            blind: Some(why),
+            programs: Vec::new(),
+            holes: Vec::new(),
+            rings: Vec::new(),
+            maps: Vec::new(),
+        }
+    }
+}
+
 async fn start(options: &Options) -> Result<Started, ServerError> {
     let Options { rules, config, record, .. } = options;
     if !Uid::effective().is_root() {
@@ -243,20 +289,25 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
     let directory = place.path.parent().unwrap_or(Path::new("/"));
     let runtime = Private::open(&directory.join("guard"))?;
     let standing = Arc::new(Private::open(&directory.join("standing"))?);
+    let trees = Arc::new(Trees::at(directory.join("trees")));
     let registry = Registry::of_machine()?;
     let (base, monitor) = (Base::of(&set, rules.as_deref())?, set.monitor);
     let means = Arc::new(Means { respond: set.respond, notifier: Notifier::start(&set.notify) });
     let logs = Arc::new(Logs::of_machine(set.audit)?);
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let mut sensor = Sensor::load()?;
-    let (programs, holes) = (sensor.programs().to_vec(), sensor.holes().to_vec());
-    let (rings, maps) = (sensor.fills(), sensor.counted());
-    let (pipeline, thread) = pipeline::start(sensor, recorder)?;
-    // After the programs: what a process has opened last is closed first when it is killed.
     let (guard_ended, guard_ends) = mpsc::unbounded_channel();
-    let guard = Guard::connect(runtime.path(), pipeline.pulse(), guard_ended)?;
+    let is_needed = recorder.is_some() || registry.all()?.iter().any(|kept| kept.request.monitored);
+    let Monitor { pipeline, thread, guard, blind, programs, holes, rings, maps } = match Sensor::load() {
+        Ok(sensor) => Monitor::start(sensor, recorder, runtime.path(), guard_ended)?,
+        Err(error) if is_needed => return Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "nothing can be monitored: only what is to run without the monitor runs");
+            Monitor::blind(error)
+        }
+    };
     let service = Arc::new(Service {
         pipeline,
+        blind,
         incus: incus::Client::from_env(),
         watches: Mutex::default(),
         programs,
@@ -274,12 +325,14 @@ async fn start(options: &Options) -> Result<Started, ServerError> {
         changed: Notify::new(),
         keeping: Keeping { guard, registry, standing },
         runtime,
+        trees,
         monitor,
         beginning: tokio::sync::Mutex::default(),
     });
     tokio::spawn(Arc::clone(&service).mind_guard(guard_ends));
     // What was watched is watched again before anybody is answered.
     service.restore().await?;
+    service.trees.sweep(service.incus.clone()).await;
     let failed = |source| ServerError::Listen { socket: place.path.clone(), source };
     let listener = systemds.map_or_else(|| place.listen(), Ok).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! What is to be watched: found, identified, and told from what must not be.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -11,7 +12,12 @@ use std::{
 use axum::http::StatusCode;
 
 use super::{
-    admission::Caller, api::WatchRequest, as_user::open_directory, refusal::Refusal, watches::Service,
+    admission::Caller,
+    api::{INSIDE, WatchRequest},
+    as_user::open_directory,
+    ending::{Ending, ending},
+    refusal::Refusal,
+    watches::Service,
 };
 use crate::{
     incus,
@@ -22,8 +28,8 @@ use crate::{
     },
 };
 
-/// Where COI mounts the workspace in its containers, and looks for it in others.
-const WORKSPACE: &str = "/workspace";
+/// The device of COI's containers that is the workspace.
+const DEVICE: &str = "workspace";
 /// What LXC puts before a container's name to name its cgroup.
 const PAYLOAD: &str = "/lxc.payload.";
 /// The deepest level at which the kernel side looks for watched cgroups.
@@ -39,6 +45,8 @@ pub(super) struct Found {
     pub(super) inside: Option<String>,
     pub(super) responder: Box<dyn Responder>,
     pub(super) ephemeral: bool,
+    /// What becomes of it when it has stopped, if COI has launched it.
+    pub(super) ending: Option<Arc<Ending>>,
     /// The ids of the holes that its configuration in Incus closes.
     pub(super) closed: Vec<String>,
 }
@@ -61,7 +69,7 @@ impl Service {
             Refusal::new(StatusCode::BAD_GATEWAY, "incus", format!("Incus gives no volatile.uuid for {name}"))
         })?;
         let full = request.subject.watch_name();
-        let mut path = format!("{PAYLOAD}{full}");
+        let mut cgroup = format!("{PAYLOAD}{full}");
         let mut existing = None;
         let state = incus.state(name).await?;
         if let Ok(pid @ 1..) = u32::try_from(state.pid)
@@ -69,24 +77,31 @@ impl Service {
         {
             existing = Some(Arc::new(Cgroup::open(&running)?));
             // After an unclean end it has a number behind its name; at the next start it may have none.
-            if !running.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
-                path = running;
+            if !running.strip_prefix(&cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+                cgroup = running;
             }
         }
+        let devices = &instance.expanded_devices;
+        let path = |device: &BTreeMap<String, String>| device.get("path").cloned();
+        let is_disk =
+            |device: &&BTreeMap<String, String>| device.get("type").map(String::as_str) == Some("disk");
+        // In other containers it is looked for where COI's have it.
+        let of_others = || devices.values().find(|device| path(device).as_deref() == Some(INSIDE));
+        let device = devices.get(DEVICE).or_else(of_others).filter(is_disk);
+        let inside = device.and_then(path).unwrap_or_else(|| INSIDE.to_owned());
         let workspace = request.workspace.clone().or_else(|| {
-            let device = instance.expanded_devices.values().find(|device| {
-                device.get("type").map(String::as_str) == Some("disk")
-                    && device.get("path").map(String::as_str) == Some(WORKSPACE)
-            })?;
-            device.get("source").map(PathBuf::from)
+            let source = device?.get("source").map(PathBuf::from)?;
+            // What is mounted there for a start says nothing of where it is.
+            (!self.trees.has(&source)).then_some(source)
         });
         Ok(Found {
             name: full,
             id: id.to_owned(),
-            path,
+            path: cgroup,
             existing,
-            inside: workspace.as_ref().map(|_| WORKSPACE.to_owned()),
+            inside: workspace.as_ref().map(|_| inside),
             workspace,
+            ending: ending(&incus, request, id),
             responder: Box::new(IncusResponder::new(incus, project, name, id)),
             ephemeral: request.ephemeral || instance.ephemeral,
             closed: seccomp::closed_holes(&instance.expanded_config).into_iter().map(str::to_owned).collect(),
@@ -146,6 +161,7 @@ pub(super) fn find_cgroup(
         path,
         responder: Box::new(CgroupResponder),
         ephemeral: true,
+        ending: None,
         closed: Vec::new(),
     })
 }

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     admission::Caller, calls::router, connections, deed::Means, kept::Keeping, registry::Registry,
-    watches::Service,
+    trees::Trees, watches::Service,
 };
 use crate::{
     incus,
@@ -39,6 +39,7 @@ pub(super) fn service(directory: &Path) -> Arc<Service> {
     };
     Arc::new(Service {
         pipeline: pipeline::Handle::ended(),
+        blind: None,
         incus: incus::Client::at(directory.join("incus.sock")),
         watches: Mutex::default(),
         programs: Vec::new(),
@@ -56,6 +57,7 @@ pub(super) fn service(directory: &Path) -> Arc<Service> {
         changed: tokio::sync::Notify::new(),
         keeping,
         runtime: private("guard"),
+        trees: Arc::new(Trees::at(directory.join("trees"))),
         monitor: config.monitor,
         beginning: tokio::sync::Mutex::default(),
     })

@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{
     admission::Caller,
-    api::{ActionName, ActionTaken, Hole, Subject, Watch, WatchRequest, WatchState},
+    api::{ActionName, ActionTaken, Hole, Life, Subject, Watch, WatchRequest, WatchState},
     deed::{Deed, Means, Proof, STILL_WITHIN},
+    ending::Ending,
     kept::Kept,
     ledger::Ledger,
 };
@@ -44,6 +45,8 @@ const BURIED: Duration = Duration::from_secs(5);
 pub(super) struct Watching {
     /// What the pipeline knows of it.
     pub(super) watched: Arc<Watched>,
+    /// What judges it; none where it runs without the monitor.
+    pub(super) pipeline: Handle,
     pub(super) subject: Subject,
     pub(super) responder: Box<dyn Responder>,
     network: Arc<Network>,
@@ -52,6 +55,8 @@ pub(super) struct Watching {
     pub(super) owner: u32,
     /// It ends with its container.
     pub(super) ephemeral: bool,
+    /// What becomes of it when it has stopped, if COI has launched it.
+    pub(super) ending: Option<Arc<Ending>>,
     /// What cannot be seen of it.
     pub(super) holes: Vec<Hole>,
     ledger: Arc<Ledger>,
@@ -64,6 +69,8 @@ pub(super) struct Watching {
     /// Held while an action is under way.
     acting: tokio::sync::Mutex<()>,
     alerts: AtomicU64,
+    /// Its cgroup has been made.
+    began: Notify,
 }
 
 /// What changes.
@@ -77,27 +84,34 @@ struct Now {
 
 /// What is watched, as it is when its watch begins.
 pub(super) struct Target {
+    pub(super) pipeline: Handle,
     pub(super) subject: Subject,
     pub(super) responder: Box<dyn Responder>,
     pub(super) ephemeral: bool,
+    pub(super) ending: Option<Arc<Ending>>,
     pub(super) holes: Vec<Hole>,
 }
 
 impl Watching {
     pub(super) fn new(
         watched: Arc<Watched>,
-        Target { subject, responder, ephemeral, holes }: Target,
+        Target { pipeline, subject, responder, ephemeral, ending, holes }: Target,
         log: Log,
         means: Arc<Means>,
         ledger: Arc<Ledger>,
         kept: Kept,
     ) -> Self {
+        if let Some(ending) = &ending {
+            ending.belongs_to(log.owner());
+        }
         Self {
             watched,
+            pipeline,
             subject,
             responder,
             network: Arc::default(),
             ephemeral,
+            ending,
             holes,
             owner: log.owner(),
             means,
@@ -108,7 +122,13 @@ impl Watching {
             now: Mutex::new(Now { state: WatchState::Armed, last_action: None, cgroup: None, held: None }),
             acting: tokio::sync::Mutex::default(),
             alerts: AtomicU64::new(0),
+            began: Notify::new(),
         }
+    }
+
+    /// Ends when something has begun to run in it, since this was asked last.
+    pub(super) async fn began(&self) {
+        self.began.notified().await;
     }
 
     /// What clients are told.
@@ -119,6 +139,7 @@ impl Watching {
             name: self.watched.container.name.clone(),
             subject: self.subject.clone(),
             respond: self.watched.respond.load(Ordering::Relaxed),
+            monitored: self.is_monitored(),
             state: now.state,
             owner: self.owner,
             on_monitor_loss: self.kept.on_monitor_loss(),
@@ -154,6 +175,11 @@ impl Watching {
         }
     }
 
+    /// Whether what happens in it is seen.
+    pub(super) const fn is_monitored(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
     /// Whether its rules may act.
     fn responds(&self) -> bool {
         self.watched.respond.load(Ordering::Relaxed)
@@ -181,6 +207,11 @@ impl Watching {
     /// More is wanted of it than before.
     pub(super) async fn tighten(&self, respond: bool, freeze: bool) -> Result<(), PrivateError> {
         self.kept.tighten(respond, freeze, self.cgroup()).await
+    }
+
+    /// What becomes of it when it has stopped is found by the next daemon, too.
+    pub(super) async fn keep_life(&self, life: Life) -> Result<(), PrivateError> {
+        self.kept.live(life).await
     }
 
     /// Has it guarded; ends when the guard knows.
@@ -325,6 +356,9 @@ impl Watching {
 
     /// The monitor has shown that it is at work.
     pub(super) fn beat(&self) {
+        if !self.is_monitored() {
+            return;
+        }
         let alerts = self.alerts.load(Ordering::Relaxed);
         let counts = self.watched.counts.by_kind();
         self.write(Record::heartbeat(&self.watched.container, self.state(), alerts, &counts));
@@ -332,6 +366,9 @@ impl Watching {
 
     /// Writes down what became of the events so far.
     fn sum_up(&self) {
+        if !self.is_monitored() {
+            return;
+        }
         let counts = self.watched.counts.by_kind();
         self.record(Record::counts(&self.watched.container, &counts));
     }
@@ -339,7 +376,6 @@ impl Watching {
     /// Carries out what the pipeline decided, until it is over.
     pub(super) async fn serve(
         self: Arc<Self>,
-        pipeline: Handle,
         mut notes: mpsc::Receiver<Note>,
         ended: mpsc::Sender<Arc<Self>>,
         on_full_disk: OnFullDisk,
@@ -362,14 +398,20 @@ impl Watching {
             };
             let Some(note) = note else { return };
             match note {
-                Note::Alert(decision) => self.act(*decision, &pipeline).await,
+                Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
                     self.now().cgroup = Some(Arc::clone(&cgroup));
+                    self.began.notify_one();
                     self.kept.moved(Some(Arc::clone(&cgroup)));
                     self.guard(&cgroup).await;
+                    if let Some(ending) = &self.ending {
+                        ending.begins();
+                        self.start_clock(&cgroup);
+                        self.attend(&cgroup);
+                    }
                     let is_held = cgroup.is_held();
                     // Incus may take its time; what the watch decides does not wait for it.
-                    tokio::spawn(Arc::clone(&self).verify(pipeline.clone(), cgroup, ended.clone()));
+                    tokio::spawn(Arc::clone(&self).verify(cgroup, ended.clone()));
                     match self.why_held() {
                         Some(why) if is_held => self.enter(WatchState::Frozen, &why),
                         None if is_held => {
@@ -394,7 +436,8 @@ impl Watching {
                         let state = if self.ephemeral { WatchState::Gone } else { WatchState::Armed };
                         self.enter(state, "its cgroup was removed");
                     }
-                    if !self.ephemeral {
+                    let is_deleted = self.ending.as_ref().is_some_and(|ending| ending.life().delete);
+                    if !(self.ephemeral || is_deleted && self.is_over()) {
                         self.sum_up();
                     } else {
                         // The service has it disarmed; nobody there means the daemon is ending.
@@ -420,7 +463,7 @@ impl Watching {
                 }
                 Note::Order(order, by, reply) => {
                     // Who asked may have gone away; it is done all the same.
-                    let _ = reply.send(self.obey(order, by, &pipeline).await);
+                    let _ = reply.send(self.obey(order, by).await);
                 }
                 Note::Unsaid(unsaid) => {
                     for (rule, counters) in unsaid {
@@ -530,18 +573,59 @@ impl Watching {
         }
     }
 
+    /// Has it stand still while `act` is at work. It goes on afterwards unless it stood still before, or `act` says why it
+    /// should not.
+    pub(super) async fn still(&self, act: impl AsyncFnOnce(&Arc<Cgroup>) -> Result<(), String>) {
+        // At once: an action that is under way may take a while.
+        let begun = self.cgroup().map(|cgroup| (cgroup.is_held(), cgroup.freeze()));
+        let _acting = self.acting.lock().await;
+        let (Some(cgroup), Some((stood, _))) = (self.cgroup(), begun) else { return };
+        let frozen = self.responder.freeze(Arc::clone(&cgroup)).await;
+        let done = act(&cgroup).await;
+        let stands = || stood || self.watched.stands.load(Ordering::Acquire);
+        let why = match (done, frozen) {
+            (Ok(()), _) if stands() => return,
+            (Ok(()), Ok(())) => {
+                let let_go = blocking(Arc::clone(&cgroup), |cgroup| cgroup.thaw()).await;
+                if let Err(error) = let_go {
+                    tracing::error!(%error, name = self.watched.container.name, "it stood still for a moment, and still does");
+                } else if self.watched.stands.load(Ordering::Acquire) {
+                    // The pipeline has written its freeze in between.
+                    let _ = cgroup.freeze();
+                }
+                return;
+            }
+            (Ok(()), Err(error)) => format!("what is protected was put right while it ran: {error}"),
+            (Err(why), _) => why,
+        };
+        self.watched.stands.store(true, Ordering::Release);
+        let frozen = self.responder.freeze(Arc::clone(&cgroup)).await;
+        let done = match frozen {
+            Ok(()) => {
+                let held = Held { held_for: HeldFor::Protection, why: why.clone(), action: None };
+                self.hold(Some((cgroup.id(), held)));
+                self.responder.announce().await
+            }
+            failed => failed,
+        };
+        let error = done.err().map(|error| error.to_string());
+        let done = Done { action: ActionName::Freeze, error: error.as_deref(), by: None, why: &why };
+        self.record(Record::action(&self.watched.container, &done));
+        self.enter(WatchState::Frozen, &why);
+    }
+
     /// For what it stands still.
     fn why_held(&self) -> Option<String> {
         self.now().held.as_ref().map(|held| held.why.clone())
     }
 
     /// Makes sure that a cgroup is the watched container's own.
-    async fn verify(self: Arc<Self>, pipeline: Handle, cgroup: Arc<Cgroup>, ended: mpsc::Sender<Arc<Self>>) {
+    async fn verify(self: Arc<Self>, cgroup: Arc<Cgroup>, ended: mpsc::Sender<Arc<Self>>) {
         let name = &self.watched.container.name;
         match self.responder.owner(&cgroup).await {
             Owner::Same => {}
             Owner::Another => {
-                if let Err(error) = pipeline.drop_cgroup(cgroup.id()) {
+                if let Err(error) = self.pipeline.drop_cgroup(cgroup.id()) {
                     tracing::error!(%error, name, "another container's cgroup may still be watched");
                 }
                 let mine = {
@@ -561,7 +645,7 @@ impl Watching {
         }
     }
 
-    async fn obey(self: &Arc<Self>, order: Order, by: u32, pipeline: &Handle) -> Result<(), OrderError> {
+    async fn obey(self: &Arc<Self>, order: Order, by: u32) -> Result<(), OrderError> {
         let _acting = self.acting.lock().await;
         let Some(cgroup) = self.cgroup() else {
             return Err(OrderError::NothingRuns(self.watched.container.name.clone()));
@@ -574,7 +658,7 @@ impl Watching {
         match order {
             Order::Thaw => {
                 // What happened so far is over before it goes on.
-                pipeline.rearm(Arc::clone(&self.watched)).await?;
+                self.pipeline.rearm(Arc::clone(&self.watched)).await?;
                 if self.network.is_cut() {
                     let network = Arc::clone(&self.network);
                     let restored = blocking(Arc::clone(&cgroup), move |_| network.restore().map(drop)).await;
@@ -617,6 +701,7 @@ impl Watching {
                 }
                 let done = self.bury(killed.is_ok()).await.or(killed);
                 tell(ActionName::Kill, why, &done);
+                self.lay_to_rest().await;
                 done?;
             }
         }
@@ -683,7 +768,7 @@ impl Watching {
         Some(self.request().workspace?.to_string_lossy().into_owned())
     }
 
-    async fn act(self: &Arc<Self>, decision: Decision, pipeline: &Handle) {
+    async fn act(self: &Arc<Self>, decision: Decision) {
         let Decision { event, alert, action, cgroup, decided, recent, intent } = decision;
         let id = cgroup.as_ref().map(|cgroup| cgroup.id());
         self.alerts.fetch_add(1, Ordering::Relaxed);
@@ -696,7 +781,7 @@ impl Watching {
             watched: &self.watched,
             responder: &*self.responder,
             network: &self.network,
-            pipeline,
+            pipeline: &self.pipeline,
             stood: self.state() == WatchState::Frozen,
             proof: Proof::new(self.means.respond.keep_evidence > 0),
         };
@@ -775,6 +860,9 @@ impl Watching {
         self.settle(intent);
         if let Some(Ok(_)) = copy {
             tokio::spawn(Arc::clone(self).forget_copies(event.time));
+        }
+        if action == ActionName::Kill {
+            self.lay_to_rest().await;
         }
         if matches!(action, ActionName::Freeze | ActionName::Kill) && error.is_none() {
             let state = self.state();

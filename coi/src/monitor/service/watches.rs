@@ -1,6 +1,6 @@
 //! The daemon's state: what it watches, and how a watch begins, is given orders and ends.
 //!
-//! It promises that a watch that was answered is armed in the kernel.
+//! It promises that a watch that was answered is armed in the kernel, or says that it is not monitored.
 
 use std::{
     collections::HashMap,
@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     api::{Hole, OnMonitorLoss, Subject, Watch, WatchRequest, WatchState},
     connections::Places,
     deed::Means,
+    follow::follow,
     kept::Keeping,
     ledger::Ledger,
     memory::give_back,
@@ -27,6 +29,7 @@ use super::{
     registry::Registered,
     restore::Absence,
     subject::{Found, find_cgroup, workspace_scope},
+    trees::Trees,
     watch::{Raw, Target, Watching},
 };
 use crate::{
@@ -37,10 +40,10 @@ use crate::{
         counts::Counts,
         event::Container,
         inforce::{Base, InForce},
-        pipeline::{self, Note, Order, Watched},
+        pipeline::{self, Handle, Note, Order, Watched},
         private::Private,
         rules::OwnRules,
-        sensor::{census::Counted, fill::Fill},
+        sensor::{SensorError, census::Counted, fill::Fill},
         viewers::Viewers,
     },
 };
@@ -56,7 +59,10 @@ const MOST_REMEMBERED: usize = 256;
 
 /// The daemon's state.
 pub(super) struct Service {
-    pub(super) pipeline: pipeline::Handle,
+    /// What judges all that is monitored; none if the daemon is blind.
+    pub(super) pipeline: Handle,
+    /// Why nothing can be monitored.
+    pub(super) blind: Option<SensorError>,
     pub(super) incus: incus::Client,
     pub(super) watches: Mutex<HashMap<String, Entry>>,
     pub(super) programs: Vec<String>,
@@ -84,6 +90,8 @@ pub(super) struct Service {
     pub(super) keeping: Keeping,
     /// The directory of its socket, and of what the guard and it say to each other.
     pub(super) runtime: Private,
+    /// The mounts of what COI launches.
+    pub(super) trees: Arc<Trees>,
     pub(super) monitor: MonitorOptions,
     /// Held while a watch is begun: nothing is watched twice.
     pub(super) beginning: tokio::sync::Mutex<()>,
@@ -172,6 +180,7 @@ impl Service {
         caller: &Caller,
     ) -> Result<Watch, Refusal> {
         self.check_claim(&request.subject, None, caller)?;
+        let request = if request.monitored { request } else { without_monitor(request)? };
         self.watch_for(request, caller.uid, Some(caller.clone()), Some(caller)).await
     }
 
@@ -203,16 +212,44 @@ impl Service {
             false => OnMonitorLoss::Continue,
         });
         if let Some(running) = running {
-            if running.watched.container.id == found.id {
+            let is_same = running.watched.container.id == found.id;
+            let is_changed = running.is_monitored() != request.monitored;
+            // What is launched again is as it is launched now; who may launch nothing changes nothing.
+            let may_launch = claim.is_none_or(Caller::is_admin);
+            let is_anew = is_same && is_changed && request.launched && may_launch && found.existing.is_none();
+            if is_same && !is_anew {
+                if request.monitored && is_changed {
+                    return Err(stays_unmonitored(&found.name));
+                }
                 if request.respond {
                     running.respond().await?;
                 }
                 running.tighten(request.respond, on_loss == OnMonitorLoss::Freeze).await?;
+                if let (Some(life), Some(ending)) = (request.life, &running.ending) {
+                    ending.change(|now| *now = life);
+                    running.keep_life(ending.life()).await?;
+                }
                 let passed_over = passed_over(&request.rules, &running.watched.own);
                 return Ok(Watch { passed_over, ..running.describe() });
             }
-            // Another container has its name now.
+            if is_anew {
+                self.trees.unclaim(&found.name);
+            }
+            // Or another container has its name now.
             self.end(&running).await?;
+            if is_anew {
+                // Its log says so before it goes on.
+                running.watched.notes.closed().await;
+            }
+        }
+        let mut found = found;
+        let tree = match &request.tree {
+            Some(id) => Some(self.trees.claim(id, &found.name, claim)?),
+            None => None,
+        };
+        if let Some(tree) = &tree {
+            found.workspace = Some(tree.lasting.request.workspace.clone());
+            found.inside = Some(tree.lasting.request.inside.clone());
         }
         let named_by = named_by.filter(|_| request.workspace.is_some());
         let request = WatchRequest {
@@ -224,8 +261,16 @@ impl Service {
         let mut registered = Registered::new(&found.name, &found.id, &found.path, request, by);
         registered.inside.clone_from(&found.inside);
         registered.closed.clone_from(&found.closed);
+        registered.tree = tree.as_ref().map(|tree| tree.lasting.clone());
         registered.named_by = named_by.map(|Caller { uid, gid, groups, .. }| (uid, gid, groups));
-        Ok(self.begin(found, registered, None).await?.describe())
+        let name = found.name.clone();
+        match self.begin(found, registered, None).await {
+            Ok(watching) => Ok(watching.describe()),
+            Err(refusal) => {
+                self.trees.unclaim(&name);
+                Err(refusal)
+            }
+        }
     }
 
     /// Begins a watch, or begins it again after an absence of the daemon.
@@ -236,8 +281,14 @@ impl Service {
         absence: Option<&Absence>,
     ) -> Result<Arc<Watching>, Refusal> {
         let (request, by, key) = (registered.request.clone(), registered.by, registered.key());
+        let pipeline = match (&self.blind, request.monitored) {
+            (Some(why), true) => return Err(blind(&found.name, why)),
+            (None, true) => self.pipeline.clone(),
+            (_, false) => Handle::none(),
+        };
         let mut unseen = None;
         let opens = registered.caller();
+        let lasting = registered.tree.clone();
         let scope = match found.workspace {
             Some(path) => workspace_scope(path, &opens).await.map(Some),
             None => Ok(None),
@@ -251,7 +302,10 @@ impl Service {
             workspace => workspace?,
         };
         let base = self.base.read().await;
-        let (own, rules) = self.rules_for(&base, request.rules).await?;
+        let (own, rules) = match request.monitored {
+            true => self.rules_for(&base, request.rules).await?,
+            false => (Arc::default(), InForce::none()),
+        };
         let (notes, inbox) = mpsc::channel(NOTES);
         let container = Arc::new(Container { name: found.name.clone(), id: found.id });
         let (logs, about) = (Arc::clone(&self.logs), Arc::clone(&container));
@@ -283,9 +337,11 @@ impl Service {
             standing,
         });
         let target = Target {
+            pipeline,
             subject: request.subject,
             responder: found.responder,
             ephemeral: found.ephemeral,
+            ending: found.ending,
             holes: self.left_open(&found.closed),
         };
         let watching = Arc::new(Watching::new(
@@ -307,21 +363,23 @@ impl Service {
             }
             return Err(error.into());
         }
-        let why = if request.respond {
-            "armed; it is frozen and killed by the rules"
-        } else {
-            "armed; it is only observed"
+        let why = match (request.monitored, request.respond) {
+            (false, _) => "accompanied; it is not monitored",
+            (true, true) => "armed; it is frozen and killed by the rules",
+            (true, false) => "armed; it is only observed",
         };
         let container = &watching.watched.container;
-        watching.record(Record::attach(container, request.respond, owner, by, &in_force));
-        watching.record(Record::coverage(container, &self.programs, &watching.holes));
+        if request.monitored {
+            watching.record(Record::attach(container, request.respond, owner, by, &in_force));
+        }
+        watching.record(self.coverage(&watching));
         watching.enter(WatchState::Armed, why);
         if let Some(why) = unseen {
             let words = format!("its workspace is not told from other files: {why}");
             watching.record(Record::note(container, &words));
         }
         let existing = found.existing;
-        let armed = self.pipeline.arm(Arc::clone(&watched), existing.clone()).await;
+        let armed = watching.pipeline.arm(Arc::clone(&watched), existing.clone()).await;
         if !matches!(armed, Ok(Ok(()))) && absence.is_none() {
             watching.forget().await;
         }
@@ -333,10 +391,13 @@ impl Service {
             true => None,
             false => {
                 let view = watched.viewers.join(true);
-                let looks = self.pipeline.look(Arc::clone(&watched)).await??;
+                let looks = watching.pipeline.look(Arc::clone(&watched)).await??;
                 Some(Raw { view, kinds, _looks: looks })
             }
         };
+        if let Some(lasting) = lasting {
+            self.begin_protection(&watching, lasting, absence).await;
+        }
         let entry = Entry { watching: Arc::clone(&watching), over: None };
         if let Some(before) = self.watches().insert(found.name, entry) {
             self.ledger.keep(&before.watching.watched.counts.by_kind());
@@ -344,7 +405,10 @@ impl Service {
         drop(base);
         self.changed.notify_waiters();
         let (ended, mut over) = mpsc::channel(1);
-        tokio::spawn(Arc::clone(&watching).serve(self.pipeline.clone(), inbox, ended, on_full_disk, raw));
+        tokio::spawn(Arc::clone(&watching).serve(inbox, ended, on_full_disk, raw));
+        if !watching.is_monitored() {
+            tokio::spawn(follow(watched));
+        }
         let service = Arc::clone(self);
         tokio::spawn(async move {
             if let Some(watching) = over.recv().await
@@ -399,6 +463,22 @@ impl Service {
         live.map(|entry| Arc::clone(&entry.watching)).collect()
     }
 
+    /// Those of them that are monitored.
+    pub(super) fn monitored(&self) -> Vec<Arc<Watching>> {
+        let mut live = self.live();
+        live.retain(|watching| watching.is_monitored());
+        live
+    }
+
+    /// What is seen of it: told when its watch begins, and to each viewer.
+    pub(super) fn coverage(&self, watching: &Watching) -> Record {
+        let container = &watching.watched.container;
+        match watching.is_monitored() {
+            true => Record::coverage(container, &self.programs, &watching.holes),
+            false => Record::unmonitored(container, watching.owner, watching.by()),
+        }
+    }
+
     /// The sensor's holes, less those that an instance's configuration closes. What it was configured to be when its
     /// watch began: who changes that and restarts it changes what is true.
     pub(super) fn left_open(&self, closed: &[String]) -> Vec<Hole> {
@@ -447,8 +527,9 @@ impl Service {
         if !watching.is_over() {
             watching.enter(WatchState::Gone, "watched no longer");
         }
-        self.pipeline.disarm(Arc::clone(&watching.watched)).await??;
+        watching.pipeline.disarm(Arc::clone(&watching.watched)).await??;
         watching.forget().await;
+        self.trees.release(&watching.watched.container.name, &self.incus).await;
         // It has ended already if this is the second time.
         let _ = watching.watched.notes.send(Note::Over).await;
         if let Some(entry) = self.watches().get_mut(&watching.watched.container.name)
@@ -461,9 +542,77 @@ impl Service {
     }
 }
 
+/// A request for what is not to be monitored: no rule judges it, and nothing holds it when there is no daemon.
+fn without_monitor(request: WatchRequest) -> Result<WatchRequest, Refusal> {
+    if !request.launched || !matches!(request.subject, Subject::Container { .. }) {
+        let words = "only a container that COI launches can be without the monitor; leave out `monitored`";
+        return Err(Refusal::bad_request(words.to_owned()));
+    }
+    Ok(WatchRequest {
+        respond: false,
+        rules: OwnRules::default(),
+        on_monitor_loss: Some(OnMonitorLoss::Continue),
+        ..request
+    })
+}
+
+fn stays_unmonitored(name: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        "bad_request",
+        format!(
+            "{name} was launched without the monitor, and what has happened in it nobody knows. Launch another one for what is \
+             to be monitored: `coi shell`, or `coi run`; one that is kept is monitored when it is launched again: \
+             `coi shutdown {name}`, then `coi shell`"
+        ),
+    )
+}
+
+fn blind(name: &str, why: &SensorError) -> Refusal {
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "monitor",
+        format!(
+            "{name} cannot be monitored, since the monitor does not work on this machine: {why}. Put that right and start the \
+             daemon again (`coi daemon stop`); or go without: `coi run` and `coi shell` take --no-monitor, and nothing that \
+             happens in the container is seen, recorded or stopped then"
+        ),
+    )
+}
+
 /// Those of these files that are not among the others.
 fn passed_over(these: &OwnRules, others: &OwnRules) -> Vec<String> {
     let user = these.user.iter().filter(|file| !others.user.contains(file));
     let workspace = these.workspace.iter().filter(|file| !others.workspace.contains(file));
     user.chain(workspace).map(|file| file.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::rules::RuleText;
+
+    #[test]
+    fn without_the_monitor_no_rule_judges_and_nothing_holds() {
+        let request = WatchRequest {
+            respond: true,
+            monitored: false,
+            launched: true,
+            rules: OwnRules {
+                user: vec![RuleText { name: "a.toml".into(), text: String::new() }],
+                ..OwnRules::default()
+            },
+            on_monitor_loss: Some(OnMonitorLoss::Freeze),
+            ..WatchRequest::new(Subject::container("c"))
+        };
+        let accompanied = without_monitor(request.clone()).unwrap();
+        assert!(!accompanied.respond && accompanied.rules.is_empty());
+        assert_eq!(accompanied.on_monitor_loss, Some(OnMonitorLoss::Continue));
+
+        let foreign = WatchRequest { launched: false, ..request.clone() };
+        let cgroup = WatchRequest { subject: Subject::Cgroup { path: "/x".into() }, ..request };
+        for refused in [foreign, cgroup] {
+            assert_eq!(without_monitor(refused).unwrap_err().error.code, "bad_request");
+        }
+    }
 }
