@@ -9,20 +9,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures_util::stream;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 /// The largest answer that is read: far more than Incus says about thousands of instances.
 const MAX_BODY: usize = 64 << 20;
+
+/// How much of a file is sent at once.
+const CHUNK: usize = 256 << 10;
 
 /// The longest line of a streamed answer.
 const MAX_LINE: usize = 4 << 20;
@@ -125,12 +132,34 @@ impl Client {
         let deadline = Instant::now() + within;
         let call = Call { path: &self.path, name: format!("{method} {target}"), within };
         let (response, _connection) = self.send(&call, method, target, body, deadline).await?;
-        let status = response.status();
-        let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_BODY).collect())
-            .await
-            .map_err(|_| call.too_late())?
-            .map_err(|e| call.nonsense(&e))?;
-        Ok(Reply { status, body: body.to_bytes() })
+        call.whole(response, deadline).await
+    }
+
+    /// Posts what is in a file from where it stands on, `length` bytes, and reads the whole answer.
+    pub async fn upload(
+        &self,
+        target: &str,
+        file: File,
+        length: u64,
+        within: Duration,
+    ) -> Result<Reply, Error> {
+        let deadline = Instant::now() + within;
+        let call = Call { path: &self.path, name: format!("POST {target}"), within };
+        let chunks = stream::unfold(file, |mut file| async move {
+            let mut chunk = BytesMut::with_capacity(CHUNK);
+            match file.read_buf(&mut chunk).await {
+                Ok(0) => None,
+                Ok(_) => Some((Ok(Frame::data(chunk.freeze())), file)),
+                Err(error) => Some((Err(error), file)),
+            }
+        });
+        let body = StreamBody::new(Box::pin(chunks));
+        let request = Request::builder()
+            .method(Method::POST)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, length);
+        let (response, _connection) = self.exchange(&call, request, target, body, deadline).await?;
+        call.whole(response, deadline).await
     }
 
     /// Sends `body` as JSON, if there is one, and reads the whole answer.
@@ -184,11 +213,7 @@ impl Client {
                 _connection: connection,
             }));
         }
-        let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_BODY).collect())
-            .await
-            .map_err(|_| call.too_late())?
-            .map_err(|e| call.nonsense(&e))?;
-        Ok(Err(Reply { status, body: body.to_bytes() }))
+        Ok(Err(call.whole(response, deadline).await?))
     }
 
     async fn connect_by(&self, call: &Call<'_>, deadline: Instant) -> Result<UnixStream, Error> {
@@ -209,6 +234,25 @@ impl Client {
         body: Option<Bytes>,
         deadline: Instant,
     ) -> Result<(Response<Incoming>, Connection), Error> {
+        let mut request = Request::builder().method(method);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        self.exchange(call, request, target, Full::new(body.unwrap_or_default()), deadline).await
+    }
+
+    async fn exchange<B>(
+        &self,
+        call: &Call<'_>,
+        request: Builder,
+        target: &str,
+        body: B,
+        deadline: Instant,
+    ) -> Result<(Response<Incoming>, Connection), Error>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = self.connect_by(call, deadline).await?;
         let exchange = async {
             let (mut sender, connection) =
@@ -217,11 +261,8 @@ impl Client {
                 // What goes wrong here is what `send_request` or the body report.
                 let _ = connection.await;
             }));
-            let mut request = Request::builder().method(method).uri(target).header(HOST, "localhost");
-            if body.is_some() {
-                request = request.header(CONTENT_TYPE, "application/json");
-            }
-            let request = request.body(Full::new(body.unwrap_or_default())).map_err(|e| call.nonsense(&e))?;
+            let request = request.uri(target).header(HOST, "localhost");
+            let request = request.body(body).map_err(|e| call.nonsense(&e))?;
             let response = sender.send_request(request).await.map_err(|e| call.nonsense(&e))?;
             Ok((response, connection))
         };
@@ -237,6 +278,16 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The whole answer.
+    async fn whole(&self, response: Response<Incoming>, deadline: Instant) -> Result<Reply, Error> {
+        let status = response.status();
+        let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_BODY).collect())
+            .await
+            .map_err(|_| self.too_late())?
+            .map_err(|e| self.nonsense(&e))?;
+        Ok(Reply { status, body: body.to_bytes() })
+    }
+
     fn too_late(&self) -> Error {
         Error::Deadline { path: self.path.to_owned(), call: self.name.clone(), within: self.within }
     }

@@ -1,37 +1,46 @@
 //! `coi attach`
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::Result;
 use super::shell::session;
-use crate::launch::{self, Container, Signals, Tool, Workspace};
+use super::target::Target;
+use super::{Code, Result};
+use crate::launch::tool;
+use crate::launch::{self, Container, Ended, Signals};
 use crate::monitor::service::client;
 use crate::{incus, ui};
 
 /// Come back to a session.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  coi attach\n  coi attach coi-1a2b3c4d-1")]
+#[command(after_help = "Examples:\n  coi attach\n  coi attach coi-1a2b3c4d-1\n  coi attach --slot 2 --bash")]
 pub(super) struct Attach {
-    /// The container; may be left out where a workspace has only one.
-    name: Option<String>,
-    /// The workspace whose container it is.
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
-    workspace: PathBuf,
+    #[command(flatten)]
+    target: Target,
+    /// Open a shell of its own beside the session. Leaving it ends nothing.
+    #[arg(long)]
+    bash: bool,
 }
 
 impl Attach {
     pub(super) async fn execute(self) -> Result {
         let incus = incus::Client::from_env();
-        let owned = match &self.name {
-            Some(name) => launch::find(&incus, name).await?,
-            None => launch::of_workspace(&incus, &Workspace::open(&self.workspace)?).await?,
-        };
+        let owned = self.target.find(&incus).await?;
         let mut signals = Signals::catch()?;
         launch::check_terminal()?;
-        let container = Container::join(incus, client::Client::from_env(), &owned).await?;
+        let tool = owned.tool.as_deref().and_then(tool::named);
+        let program = tool.map_or("", |tool| tool.facts().program);
+        let settings = launch::loader(Some(owned.workspace.as_ref()), Vec::new())?.load()?.config;
+        let daemon = client::Client::from_env();
+        let mut container = Container::join(incus, daemon, &owned, program, &settings).await?;
         ui::passed_over(&container.name, container.passed_over());
-        session(container, Tool::default(), &mut signals, owned.instance.ephemeral).await
+        if let Some(tool) = tool.filter(|_| !self.bash) {
+            let start = launch::anew(&container, tool, settings.tool.permission_mode.into());
+            return session(container, &start, &mut signals).await;
+        }
+        Ok(match launch::beside(&mut container, &mut signals, &mut ui::Printer::OverScreen).await? {
+            Ended::Killed(_) => Code::KILLED,
+            Ended::Over(code) => Code::of_command(code),
+            Ended::Detached => Code::OK,
+        })
     }
 }

@@ -4,11 +4,14 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config::ConfigError;
+use crate::image;
 use crate::launch;
 use crate::monitor::guard::GuardError;
 use crate::monitor::rulefiles::RuleFilesError;
 use crate::monitor::rules::recording::RecordingError;
 use crate::monitor::service::{self, client};
+use crate::session::save::SaveError;
 use crate::{http, incus};
 
 /// What `coi --help` says about them.
@@ -19,7 +22,7 @@ Exit codes:
   2    the command line is wrong
   3    Incus cannot be used
   4    nothing can monitor
-  5    no such container, image or workspace
+  5    no such container, image, session or workspace
   6    a rule or the configuration is wrong (`coi rules test`: 2, and 1 if a test fails)
   7    an audit log is not what was written (`coi audit verify`)
   137  a rule killed it
@@ -73,6 +76,9 @@ pub enum Failure {
     /// A container could not be launched or used.
     #[error(transparent)]
     Launch(#[from] launch::Error),
+    /// An image could not be built.
+    #[error(transparent)]
+    Image(#[from] image::Error),
     /// The daemon would not, or there is none.
     #[error(transparent)]
     Monitor(#[from] client::Error),
@@ -135,6 +141,23 @@ pub enum Failure {
     /// The guard does not run.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// A session was not saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// There is neither a container nor a session of that name.
+    #[error(
+        "there is neither a container nor a saved session {name}. `coi list --all` shows those there are"
+    )]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Launch(error.into())
+    }
 }
 
 impl From<incus::Error> for Failure {
@@ -167,14 +190,18 @@ impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Self::Launch(error) => of_launch(error),
+            Self::Image(error) => of_image(error),
             Self::Monitor(error) => of_monitor(error),
-            Self::Recording { .. } | Self::Install(_) => Code::FAILURE,
+            Self::Recording { .. } | Self::Install(_) | Self::Save(_) => Code::FAILURE,
             Self::Usage(_) => Code::USAGE,
             Self::Rules(RuleFilesError::Read { .. }) => Code::FAILURE,
             Self::Rules(RuleFilesError::Wrong(_)) | Self::Daemon(service::ServerError::Rules(_)) => {
                 Code::RULE
             }
-            Self::NoInstance { .. } | Self::NoAudit { .. } | Self::NoEvidence { .. } => Code::NOT_FOUND,
+            Self::NoInstance { .. }
+            | Self::NoAudit { .. }
+            | Self::NoEvidence { .. }
+            | Self::Unknown { .. } => Code::NOT_FOUND,
             Self::NotRoot { .. } | Self::Daemon(_) | Self::Guard(_) => Code::MONITOR,
             Self::System { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Code::OK,
             Self::System { .. } => Code::FAILURE,
@@ -191,26 +218,56 @@ fn of_launch(error: &launch::Error) -> Code {
         | Error::NoImage { .. }
         | Error::NoContainer { .. }
         | Error::NotOurs { .. }
-        | Error::NothingToAttach { .. } => Code::NOT_FOUND,
-        Error::Rules(_) => Code::RULE,
-        Error::NoSuchUser { .. } | Error::WhichOne { .. } | Error::NoTerminal | Error::NoProgramGiven => {
-            Code::USAGE
-        }
+        | Error::NothingToAttach { .. }
+        | Error::NothingToResume { .. } => Code::NOT_FOUND,
+        Error::Rules(_) | Error::Config(_) | Error::NoZoneNamed | Error::NoZone { .. } => Code::RULE,
+        Error::Path(_)
+        | Error::NoSuchUser { .. }
+        | Error::WhichOne { .. }
+        | Error::WhichSession { .. }
+        | Error::NoTerminal
+        | Error::NoProgramGiven => Code::USAGE,
         // As shells do it.
         Error::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound => Code(127),
         Error::NotStarted { .. } => Code(126),
         Error::NoCgroupHierarchy => Code::MONITOR,
-        Error::NoIncusClient { .. } => Code::INCUS,
+        Error::NoIncusClient { .. } | Error::OldIncus { .. } => Code::INCUS,
         Error::Interrupted { signal } => Code::of_signal(*signal),
         Error::Monitor(error) => of_monitor(error),
         Error::Incus(error) => of_incus(error),
         Error::NoSlot { .. }
+        | Error::SlotTaken { .. }
+        | Error::NoSession { .. }
+        | Error::NoDisk { .. }
         | Error::NotRunning { .. }
         | Error::Vanished { .. }
         | Error::Left { .. }
         | Error::NoProgram { .. }
         | Error::Host { .. }
+        | Error::Privileged { .. }
+        | Error::OldKernel { .. }
         | Error::Signals(_) => Code::FAILURE,
+    }
+}
+
+fn of_image(error: &image::Error) -> Code {
+    use image::Error;
+    match error {
+        Error::OnItself { .. } => Code::USAGE,
+        Error::NoBase { .. } => Code::NOT_FOUND,
+        Error::Untrusted { .. } => Code::RULE,
+        Error::Launch(error) => of_launch(error),
+        Error::Step { .. }
+        | Error::NotOurs { .. }
+        | Error::Fetch { .. }
+        | Error::NotRoot { .. }
+        | Error::NoDebootstrap { .. }
+        | Error::NoAuthorities { .. }
+        | Error::Authority { .. }
+        | Error::NoHome
+        | Error::Place(_)
+        | Error::Pack { .. }
+        | Error::System { .. } => Code::FAILURE,
     }
 }
 
@@ -231,6 +288,7 @@ fn of_monitor(error: &client::Error) -> Code {
             "not_found" => Code::NOT_FOUND,
             "bad_request" => Code::USAGE,
             "incus" => Code::INCUS,
+            "workspace" => Code::FAILURE,
             "rules" => Code::RULE,
             _ => Code::MONITOR,
         },

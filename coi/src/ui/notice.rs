@@ -146,6 +146,7 @@ mod tests {
             name: "coi-1a2b3c4d-1".into(),
             subject: Subject::container("coi-1a2b3c4d-1"),
             respond: true,
+            monitored: true,
             owner: 0,
             state: WatchState::Killed,
             audit: "/var/log/coi/coi-1a2b3c4d-1.jsonl".into(),

@@ -93,11 +93,17 @@ impl Daemon {
             }
         }
         let pid = detach::start(&arguments).await?;
-        let socket = client::Client::from_env().socket().display().to_string();
+        let daemon = client::Client::from_env();
+        let socket = daemon.socket().display().to_string();
         ui::err(&format!(
             "coi: the daemon answers on {socket}; process {pid}, its log is {}",
             detach::log_path().display()
         ));
+        if let Some(why) = daemon.status().await?.monitor {
+            ui::err(&format!(
+                "coi: it can monitor nothing, and only what is to run without the monitor runs: {why}"
+            ));
+        }
         Ok(Code::OK)
     }
 }
