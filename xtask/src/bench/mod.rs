@@ -12,6 +12,7 @@ mod many;
 mod overhead;
 mod programs;
 mod soak;
+mod start;
 mod stats;
 
 pub(crate) use attacker::{Act, Attacker, attack};
@@ -36,6 +37,8 @@ enum Bench {
     Many(many::Args),
     /// A day in twenty minutes: containers, viewers and rotations come and go; fails if the daemon grows; needs root
     Soak(soak::Args),
+    /// From nothing to an ended command: `coi run -- true` against Incus alone; needs root
+    Start(start::Args),
     /// Events a second on one core, with the default rules and with 100 and 1000 more
     Engine(engine::Args),
 }
@@ -57,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         Bench::Flood(args) => flood::run(args),
         Bench::Many(args) => many::run(args),
         Bench::Soak(args) => soak::run(args),
+        Bench::Start(args) => start::run(args),
         Bench::Engine(args) => engine::run(&args),
     }
 }

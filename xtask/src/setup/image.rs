@@ -52,7 +52,10 @@ pub(super) struct Recipe {
 #[derive(Debug)]
 pub(super) enum Base {
     /// The host's static busybox, under the names of all its applets.
-    Busybox,
+    Busybox {
+        /// Files of the host's besides; what is a program comes with the libraries that it loads.
+        files: &'static [&'static str],
+    },
     /// A minimal Debian and packages.
     Debian {
         /// Debian's suite.
@@ -99,7 +102,7 @@ impl Image {
         let build = Build { root: work.path().join("rootfs"), log: log_of(self.0.alias), step };
         make_dir(&build.root)?;
         match &self.0.base {
-            Base::Busybox => build.busybox()?,
+            Base::Busybox { files } => build.busybox(files)?,
             Base::Debian { suite, packages } => build.debian(suite, packages)?,
         }
         build.finish(&self.0)?;
@@ -122,7 +125,7 @@ impl Image {
     fn describe(&self, dir: &Path, hash: &str) -> Result<(), SetupError> {
         let recipe = &self.0;
         let (os, release) = match recipe.base {
-            Base::Busybox => ("busybox", "1"),
+            Base::Busybox { .. } => ("busybox", "1"),
             Base::Debian { suite, .. } => ("debian", suite),
         };
         let hostname = json!({ "when": ["create", "copy"], "template": "hostname.tpl" });
@@ -305,7 +308,7 @@ impl Build<'_> {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    fn busybox(&self) -> Result<(), SetupError> {
+    fn busybox(&self, files: &[&str]) -> Result<(), SetupError> {
         let bin = self.at("/bin");
         make_dir(&bin)?;
         let busybox = bin.join("busybox");
@@ -315,6 +318,27 @@ impl Build<'_> {
             let path = bin.join(applet);
             symlink("/bin/busybox", &path).map_err(io_error(path, "create this link"))?;
         }
+        for file in files {
+            self.copy(file.as_ref())?;
+            if file.starts_with("/usr/bin/") {
+                let loaded = Cmd::new("ldd").arg(file).output()?;
+                libraries(&loaded).try_for_each(|library| self.copy(library.as_ref()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a file of the host along, in the same place.
+    fn copy(&self, from: &Path) -> Result<(), SetupError> {
+        let to = self.at(&from.to_string_lossy());
+        if let Some(dir) = to.parent() {
+            make_dir(dir)?;
+        }
+        // In place of busybox's applet, if there is one: not through the link.
+        if to.symlink_metadata().is_ok() {
+            std::fs::remove_file(&to).map_err(io_error(&to, "replace this file"))?;
+        }
+        std::fs::copy(from, &to).map_err(io_error(from, "copy this file"))?;
         Ok(())
     }
 
@@ -408,6 +432,11 @@ impl Build<'_> {
     }
 }
 
+/// The libraries that a program loads, its loader among them, as `ldd` says it. What the kernel brings along has no path.
+fn libraries(said: &str) -> impl Iterator<Item = &str> {
+    said.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+}
+
 /// What runs the command that follows in namespaces of its own: whatever it leaves running or mounted ends with it.
 fn apart() -> Cmd {
     Cmd::new("unshare").args(["--mount", "--pid", "--fork", "--kill-child"])
@@ -484,6 +513,12 @@ mod tests {
         assert!(text.contains("URIs: http://s.test\nSuites: bookworm-security\n"), "{text}");
         assert!(!text.contains("other"), "{text}");
         assert_eq!(sources_for("bookworm", &[], "trixie"), None);
+    }
+
+    #[test]
+    fn a_programs_libraries_are_found() {
+        let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)\n\t/lib64/ld.so.2 (0x7f)\n";
+        assert_eq!(libraries(said).collect::<Vec<_>>(), ["/lib/x/libc.so.6", "/lib64/ld.so.2"]);
     }
 
     #[test]

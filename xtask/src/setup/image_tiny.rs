@@ -6,7 +6,7 @@ use super::image::{Base, Recipe};
 pub(super) const RECIPE: Recipe = Recipe {
     alias: "coi-tiny",
     description: "COI's test image: busybox",
-    base: Base::Busybox,
+    base: Base::Busybox { files: &[] },
     files: &[
         ("/etc/inittab", 0o644, INITTAB),
         ("/etc/rc", 0o755, RC),
@@ -47,9 +47,10 @@ pub(super) const RECIPE: Recipe = Recipe {
 };
 
 /// Something has to be respawned, or init ends up in a busy loop; a stop comes as a signal.
-const INITTAB: &str = "::sysinit:/etc/rc\n::respawn:/bin/sleep 2147483647\n::ctrlaltdel:/sbin/poweroff\n";
+pub(super) const INITTAB: &str =
+    "::sysinit:/etc/rc\n::respawn:/bin/sleep 2147483647\n::ctrlaltdel:/sbin/poweroff\n";
 
-const RC: &str = "\
+pub(super) const RC: &str = "\
 #!/bin/sh
 mount -t tmpfs -o mode=755 tmpfs /run 2>/dev/null
 hostname -F /etc/hostname 2>/dev/null
@@ -61,7 +62,7 @@ fi
 : >/run/ready
 ";
 
-const UDHCPC: &str = "\
+pub(super) const UDHCPC: &str = "\
 #!/bin/sh
 case \"$1\" in
 bound | renew)

@@ -9,6 +9,7 @@ mod apt;
 mod host;
 mod image;
 mod image_debian;
+mod image_small;
 mod image_tiny;
 mod incus;
 mod kernel;
@@ -134,6 +135,7 @@ fn items() -> Vec<Box<dyn Item>> {
         Box::new(incus::Daemon),
         Box::new(incus::Profile),
         Box::new(image::Image(image_tiny::RECIPE)),
+        Box::new(image::Image(image_small::RECIPE)),
         Box::new(image::Image(image_debian::RECIPE)),
     ]
 }
