@@ -120,15 +120,23 @@ fn the_examples_of_the_documentation_work() {
     let examples: Vec<_> =
         text.split("```sh\n").skip(1).map(|part| part.split("\n```").next().unwrap()).collect();
     assert!(examples.len() > 10, "{examples:?}");
+    fs::create_dir(coi.home().join("app")).unwrap();
+    let mut tree = String::new();
     for example in examples {
+        let example = example.replace("/v1/trees/NAME", &format!("/v1/trees/{tree}"));
         let socket = coi.daemon().socket();
         let line =
             example.replace("/run/coi/coi.sock", socket.to_str().unwrap()).replace("NAME", &container.name);
+        let line = line.replace("/home/ann", coi.home().to_str().unwrap());
         let curl = "curl --silent --show-error --fail-with-body";
         // What has no end is looked at for a while.
         let code = if example.contains("--max-time") { 28 } else { 0 };
         let ended = end(Command::new("sh").args(["-c", &line.replacen("curl", curl, 1)])).expect(code);
         let answer = ended.text();
+        if example.ends_with("/v1/trees") {
+            let made: Value = serde_json::from_str(&answer).unwrap();
+            made["id"].as_str().unwrap().clone_into(&mut tree);
+        }
         let is_json = answer.lines().all(|line| serde_json::from_str::<Value>(line).is_ok());
         assert!(!answer.is_empty() && (is_json || example.contains("metrics")), "{example}\n{answer}");
     }

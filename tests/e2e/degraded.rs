@@ -1,6 +1,5 @@
 //! A kernel without some of the hooks: what is not seen without them is said, and all else is seen as ever.
 
-use coi_tests::Daemon;
 use coi_tests::routes::{Owner, Route, Taken};
 use serde_json::json;
 
@@ -58,10 +57,4 @@ fn without_the_functions_that_every_route_passes() {
             ("accept-int80-socketcall", "accept", true),
         ],
     );
-}
-
-#[test]
-fn without_what_is_needed_there_is_no_monitoring() {
-    let said = Daemon::refuse_without(&["btf_trace_sched_process_fork"]);
-    assert!(said.contains("sched_process_fork"), "{said}");
 }

@@ -399,6 +399,8 @@ fn where_there_is_a_freezer_of_version_1_both_are_set() {
     // One of many ends, and the others go on.
     end(both.shell("sh -c ': <ended; sleep 1000'").current_dir(coi.workspace())).expect(137);
     both.await_thawed();
+    // A daemon that dies before that leaves it standing still, since nobody knows what was done.
+    eventually("it is on record", || actions(&coi.audit(&name)).iter().any(|(rule, ..)| rule == "ended"));
     // The guard does the same.
     coi.daemon().kill();
     eventually("it is frozen in both", || both.states() == (true, "FROZEN".to_owned()));

@@ -61,7 +61,7 @@ fn nothing_of_the_hosts_environment_goes_in() {
         ended.text().lines().map(|line| line.split('=').next().unwrap().to_owned()).collect();
     names.sort();
     // `container` is Incus's own.
-    assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "container"]);
+    assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TZ", "USER", "container"]);
     let text = ended.text();
     assert!(text.contains("USER=code\n") && !text.contains("of-the-host"), "{text}");
 }

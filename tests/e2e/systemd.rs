@@ -3,9 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails here is a test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ use coi_tests::{
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How often a sign of life is asked for, in microseconds.
@@ -57,7 +58,7 @@ fn systemd_understands_the_units() {
     let ended = analyze(&["verify"]).expect(0);
     assert_eq!((ended.text().as_str(), ended.stderr.as_str()), ("", ""));
     let mut security = Command::new("systemd-analyze");
-    security.args(["security", "--offline=true", "--no-pager", "--threshold=45"]);
+    security.args(["security", "--offline=true", "--no-pager", "--threshold=48"]);
     end(security.arg(units.join("coi.service"))).expect(0);
     assert!(setting(&units, "ExecStart").starts_with(root.path().to_str().unwrap()));
 
@@ -188,7 +189,8 @@ fn it_serves_systemds_socket_and_shows_that_its_monitor_lives() {
 }
 
 /// What the unit makes of the file system, as far as it can be had without systemd: all of it read-only but the daemon's
-/// own directories and cgroups, and no devices but those that everybody has. Then what it makes of the capabilities.
+/// own directories, homes and cgroups, and no devices but those that everybody has. Then what it makes of the capabilities and
+/// of the system calls.
 /// `$SOCKET` is in the daemon's directory.
 const SANDBOX: &str = r#"#!/bin/sh
 export OWN="$(dirname "$COI_SOCKET")" CAPABILITIES="@CAPABILITIES@"
@@ -200,28 +202,67 @@ exec unshare --mount --propagation private sh -ec '
         : >"$OWN/dev/$device"
         mount -n --bind "/dev/$device" "$OWN/dev/$device"
     done
+    for home in /home /root; do
+        mount -n --rbind "$home" "$home"
+    done
     cut -d " " -f 5 /proc/self/mountinfo | while read -r point; do
         case $point in
-            "$OWN" | "$OWN"/* | /dev | /dev/* | /proc | /proc/* | /sys/fs/cgroup | /sys/fs/cgroup/*) ;;
+            /home | /home/* | /root | /root/* | "$OWN" | "$OWN"/*) ;;
+            /dev | /dev/* | /proc | /proc/* | /sys/fs/cgroup | /sys/fs/cgroup/*) ;;
             *) mount -n -o remount,bind,ro "$point" || echo "$point stays writable" >&2 ;;
         esac
     done
     mount -n --bind /proc/sys /proc/sys
     mount -n -o remount,bind,ro /proc/sys
     mount -n --move "$OWN/dev" /dev
-    exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all,$CAPABILITIES" "$@"
+    exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all,$CAPABILITIES" "@FILTERED@" "@CALLS@" "$@"
 ' sh "$@"
 "#;
+
+/// The numbers that this machine's calls have, of those that systemd takes this filter for.
+fn numbers(filter: &str) -> String {
+    let sets = end(Command::new("systemd-analyze").arg("syscall-filter")).expect(0).text();
+    let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut set = "";
+    for line in sets.lines() {
+        match line.strip_prefix("    ") {
+            Some(name) if !name.starts_with('#') => members.entry(set).or_default().push(name),
+            Some(_) => {}
+            None => set = line,
+        }
+    }
+    let mut compiler = Command::new("cc");
+    let macros = end(compiler.args(["-dM", "-E", "-include", "sys/syscall.h", "-x", "c", "/dev/null"]));
+    let macros = macros.expect(0).text();
+    let numbers: BTreeMap<&str, &str> = macros
+        .lines()
+        .filter_map(|line| line.strip_prefix("#define __NR_")?.split_once(' '))
+        .filter(|(_, number)| number.parse::<u32>().is_ok())
+        .collect();
+    // What systemd lets through always.
+    let mut wanted: Vec<_> = filter.split(' ').chain(["@default"]).collect();
+    let mut calls: BTreeSet<&str> = BTreeSet::new();
+    while let Some(name) = wanted.pop() {
+        match members.get(name) {
+            Some(more) => wanted.extend(more),
+            None => calls.extend(numbers.get(name).copied()),
+        }
+    }
+    calls.into_iter().collect::<Vec<_>>().join(",")
+}
 
 /// A program that starts another one as the unit does.
 fn sandbox(units: &Path, at: &Path) -> PathBuf {
     for (key, value) in [
         ("ProtectSystem", "strict"),
-        ("ProtectHome", "read-only"),
+        ("ProtectHome", "no"),
+        ("ReadWritePaths", "-/home -/root"),
         ("PrivateDevices", "yes"),
         ("ProtectKernelTunables", "yes"),
         ("ProtectControlGroups", "no"),
         ("NoNewPrivileges", "yes"),
+        ("SystemCallArchitectures", "native"),
+        ("SystemCallErrorNumber", "EPERM"),
     ] {
         assert_eq!(setting(units, key), value, "{key}: the sandbox of this test is another one");
     }
@@ -229,10 +270,17 @@ fn sandbox(units: &Path, at: &Path) -> PathBuf {
     let capabilities: Vec<_> =
         capabilities.split(' ').map(|name| format!("+{}", name.strip_prefix("cap_").unwrap())).collect();
     let script = at.join("sandbox");
-    fs::write(&script, SANDBOX.replace("@CAPABILITIES@", &capabilities.join(","))).unwrap();
+    let text = SANDBOX
+        .replace("@CAPABILITIES@", &capabilities.join(","))
+        .replace("@FILTERED@", env!("CARGO_BIN_EXE_filtered"))
+        .replace("@CALLS@", &numbers(&setting(units, "SystemCallFilter")));
+    fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     script
 }
+
+/// Every machine has this user.
+const NOBODY: u32 = 65534;
 
 /// One rule for each answer. What tells does so as `nobody`, whose number is what it ends with.
 const ANSWERS: &str = r#"
@@ -281,6 +329,7 @@ fn every_answer_is_given_in_its_sandbox() {
     let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim();
     let count = setting(&units, "CapabilityBoundingSet").split(' ').count();
     assert_eq!(u64::from_str_radix(bounding, 16).unwrap().count_ones() as usize, count);
+    assert!(status.contains("\nSeccomp:\t2\n"), "it runs without a filter of system calls: {status}");
     let place = |path: &str| format!("/proc/{daemon}/root{path}");
     fs::write(place("/etc/coi-e2e"), "").expect_err("the machine is writable in the sandbox");
     assert!(!Path::new(&place("/dev/kmsg")).exists(), "there are devices in the sandbox");
@@ -316,6 +365,23 @@ fn every_answer_is_given_in_its_sandbox() {
     assert!(processes.iter().any(holds), "{evidence:#}");
     // As `nobody`, 65534. The container's own log may be closed by then.
     eventually("who is told was run", || coi.daemon().log().contains("/bin/sh ended with exit code 254"));
+
+    // A session is written into a home, by whose home it is; the daemon itself could not.
+    let container = Foreign::make(TINY);
+    let name = container.name.as_str();
+    let home = tempfile::Builder::new().prefix("coi-e2e-").tempdir_in("/home").unwrap();
+    chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let life = json!({ "delete": true, "grace_seconds": 0 });
+    let subject = json!({ "type": "container", "name": name });
+    let watch = json!({ "subject": subject, "respond": true, "owner": NOBODY, "life": life });
+    assert_eq!(coi.post("/v1/watches", &watch).0, 200);
+    let id = "0d5b5e0e-0000-4000-8000-000000000001";
+    let metadata = json!({ "session_id": id, "container": name, "workspace": "/w", "tool": "claude" });
+    let plan = json!({ "directory": home.path(), "home": "/root", "paths": [], "metadata": metadata });
+    assert_eq!(coi.post(&format!("/v1/watches/{name}/session"), &plan).0, 200);
+    let (status, answer) = coi.post(&format!("/v1/watches/{name}/finish"), &Value::Null);
+    assert_eq!((status, &answer["deleted"]), (200, &json!(true)), "{answer}");
+    assert_eq!(fs::metadata(home.path().join(id).join("metadata.json")).unwrap().uid(), NOBODY);
 
     // What outlives it freezes, and the next one, in a sandbox of its own, thaws.
     let container = Foreign::make(TINY);

@@ -94,15 +94,19 @@ pub fn pid() -> Pid {
     Pid::from_raw(getsockopt(&stream, PeerCredentials).unwrap().pid())
 }
 
+/// A mount of this container or of this workspace, as Incus or this process sees it.
+pub fn mount_of(name: &str, workspace: &Path) -> Option<String> {
+    let workspace = workspace.to_str().unwrap();
+    [pid().to_string(), "self".to_owned()].iter().find_map(|process| {
+        let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
+        let is_of = |mount: &&str| mount.contains(&format!("/{name}/")) || mount.contains(workspace);
+        mounts.lines().find(is_of).map(str::to_owned)
+    })
+}
+
 /// Asserts that nothing on this machine knows the container or its workspace any more.
 pub fn assert_forgotten(name: &str, workspace: &Path) {
-    for process in [pid().to_string(), "self".to_owned()] {
-        let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
-        let left = mounts.lines().find(|mount| {
-            mount.contains(&format!("/{name}/")) || mount.contains(workspace.to_str().unwrap())
-        });
-        assert_eq!(left, None, "a mount is left");
-    }
+    assert_eq!(mount_of(name, workspace), None, "a mount is left");
     let cgroups: BTreeSet<_> = children(&cgroups());
     let left: Vec<_> = cgroups.iter().filter(|cgroup| cgroup.ends_with(name)).collect();
     assert!(left.is_empty(), "cgroups are left: {left:?}");

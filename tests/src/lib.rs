@@ -22,6 +22,7 @@ mod proxy;
 pub mod routes;
 mod terminal;
 mod tripwire;
+mod turnstile;
 mod viewer;
 
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ pub use process::{Ended, Running, end};
 pub use proxy::Proxy;
 pub use terminal::Terminal;
 pub use tripwire::{attack, tripwire};
+pub use turnstile::Turnstile;
 pub use viewer::{Viewer, is_init};
 
 /// How long anything may take before its test fails. A container's start on a machine that compiles meanwhile is what
@@ -55,8 +57,10 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub const DEFAULT: &str = "coi-default";
 /// The image with nothing but busybox.
 pub const TINY: &str = "coi-tiny";
+/// The image with what a session needs besides, and no more.
+pub const SMALL: &str = "coi-small";
 
-/// The user of both images, who owns the workspaces.
+/// The user of all images, who owns the workspaces.
 pub const USER: u32 = 1000;
 
 /// How many tests may be at work at once, however many threads there are: each has a container or two.
@@ -233,6 +237,17 @@ impl Coi {
     /// What the daemon says at an address of its API.
     pub fn ask(&self, target: &str) -> (u16, Value) {
         incus::call(self.daemon.socket(), "GET", target)
+    }
+
+    /// What the daemon answers to root who posts this to an address of its API.
+    #[track_caller]
+    pub fn post(&self, target: &str, body: &Value) -> (u16, Value) {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--write-out", "\n%{http_code}", "-H", "content-type: application/json"]);
+        curl.arg("--unix-socket").arg(self.daemon.socket()).args(["-d", &body.to_string()]);
+        let answer = end(curl.arg(format!("http://coi{target}"))).expect(0).text();
+        let (body, status) = answer.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), serde_json::from_str(body).unwrap())
     }
 
     /// The audit log of a container or cgroup.

@@ -1,0 +1,363 @@
+//! Agents in sessions: what goes in, what is saved whichever way a container ends, and what is there again afterwards.
+//!
+//! The agent is a stand-in: a script that is called `claude`, keeps its conversation where Claude Code does, and goes on
+//! with the newest one of its directory with `--continue`.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use coi_tests::incus::{self, Foreign};
+use coi_tests::{Coi, SMALL, Shared, Terminal, end, eventually};
+use serde_json::Value;
+
+const AGENT: &str = r#"#!/bin/bash
+conversations=~/.claude/projects/$(pwd | tr / -)
+mkdir -p "$conversations"
+file=$conversations/$RANDOM$RANDOM.jsonl
+for argument in "$@"; do
+    if [ "$argument" = --continue ]; then
+        file=$(ls -t "$conversations"/*.jsonl | head -n 1)
+        echo "goes on:"; cat "$file"
+    fi
+done
+echo "agent $* sandbox=$IS_SANDBOX"
+echo "login $(tr -d ' \n' <~/.claude/.credentials.json 2>/dev/null || echo none)"
+while read -r line; do
+    [ "$line" = /exit ] && exit 0
+    echo "{\"said\":\"$line\"}" >>"$file"
+    echo "heard $line"
+done
+"#;
+
+static IMAGE: Shared<Image> = Shared::new();
+
+/// An image with the agent in it. It goes when this does.
+#[derive(Debug)]
+struct Image(String);
+
+impl Image {
+    fn make() -> Self {
+        let container = Foreign::make(SMALL);
+        let mut push =
+            incus::incus(&["file", "push", "-", &format!("{}/usr/local/bin/claude", container.name)]);
+        let mut push = push.args(["--mode", "755", "--create-dirs"]).stdin(Stdio::piped()).spawn().unwrap();
+        push.stdin.take().unwrap().write_all(AGENT.as_bytes()).unwrap();
+        assert!(push.wait().unwrap().success());
+        let alias = format!("coi-e2e-agent-{}", std::process::id());
+        container.incus(&["publish", &container.name, "--alias", &alias, "--compression", "none"]);
+        Self(alias)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = end(&mut incus::incus(&["image", "delete", &self.0]));
+    }
+}
+
+/// A test with an agent and a login for it.
+struct Bench {
+    coi: Coi,
+    image: Arc<Image>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (coi, image) = (Coi::new(), IMAGE.get(Image::make));
+        let bench = Self { coi, image };
+        bench.log_in("first");
+        bench
+    }
+
+    /// Puts a login into the caller's home, beside another service's.
+    fn log_in(&self, token: &str) {
+        let directory = self.coi.home().join(".claude");
+        fs::create_dir_all(&directory).unwrap();
+        let text = format!(
+            r#"{{"claudeAiOauth": {{"accessToken": "{token}"}}, "mcpOAuth": {{"x": "another-service"}}}}"#
+        );
+        fs::write(directory.join(".credentials.json"), text).unwrap();
+    }
+
+    fn name(&self) -> String {
+        self.coi.container()
+    }
+
+    /// Starts a session without a terminal.
+    #[track_caller]
+    fn background(&self, arguments: &[&str]) -> String {
+        let shell = ["shell", "--background", "--image", &self.image.0];
+        self.coi.coi(&[&shell[..], arguments].concat()).expect(0).text().trim().to_owned()
+    }
+
+    #[track_caller]
+    fn say(&self, words: &str) {
+        self.coi.coi(&["tmux", "send", &self.name(), words]).expect(0);
+        self.until(&format!("heard {words}"));
+    }
+
+    #[track_caller]
+    fn until(&self, text: &str) {
+        eventually(&format!("the agent says {text:?}"), || {
+            self.coi.coi(&["tmux", "capture", &self.name()]).text().contains(text)
+        });
+    }
+
+    /// The sessions that are saved, of this home.
+    fn sessions(&self) -> Vec<Value> {
+        let list = self.coi.coi(&["list", "--all", "--format", "json"]).expect(0);
+        let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+        list.as_array().unwrap().iter().filter(|entry| entry["kind"] == "session").cloned().collect()
+    }
+
+    /// Waits until the container is gone; gives its session's directory.
+    #[track_caller]
+    fn saved(&self) -> PathBuf {
+        eventually("the container is gone", || incus::instance(&self.name()).is_none());
+        let sessions = self.sessions();
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        PathBuf::from(sessions[0]["directory"].as_str().unwrap())
+    }
+
+    /// What was said in a saved session.
+    fn conversation(directory: &std::path::Path) -> String {
+        let projects = directory.join("home/.claude/projects/-workspace");
+        let files = fs::read_dir(projects).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|file| fs::read_to_string(file).unwrap()).collect()
+    }
+}
+
+/// Types a command whose end cannot be mistaken for its echo.
+fn enter(terminal: &Terminal, line: &str, mark: &str) {
+    let (head, tail) = mark.split_at(1);
+    terminal.enter(&format!("{line}; echo \"{head}\"\"{tail}\":$?"));
+}
+
+#[test]
+fn detached_attached_shut_down_and_resumed_in_a_terminal() {
+    let bench = Bench::new();
+    let (coi, name) = (&bench.coi, bench.name());
+    let terminal = Terminal::open(coi);
+    enter(&terminal, &format!("coi shell --image {}", bench.image.0), "detached");
+    terminal.until("agent --dangerously-skip-permissions sandbox=1");
+    terminal.until(r#"login {"claudeAiOauth":{"accessToken":"first"}}"#);
+    terminal.enter("remember the blue door");
+    terminal.until("heard remember the blue door");
+    terminal.press("C-b d");
+    let screen = terminal.until("detached:0");
+    assert!(
+        screen.contains("claude gets its own credentials, and no others: ~/.claude/.credentials.json"),
+        "{screen}"
+    );
+    assert!(screen.contains(&format!("{name} goes on, and is watched")), "{screen}");
+
+    enter(&terminal, "coi attach", "again");
+    terminal.until("heard remember the blue door");
+    terminal.enter("and the red one");
+    terminal.until("heard and the red one");
+    terminal.press("C-b d");
+    terminal.until("again:0");
+
+    enter(&terminal, &format!("coi shutdown {name} --timeout 10"), "down");
+    let screen = terminal.until("down:0");
+    assert!(screen.contains("the claude session is saved"), "{screen}");
+    let directory = bench.saved();
+    assert!(directory.starts_with(coi.home().join(".coi/sessions-claude")), "{directory:?}");
+    let said = "{\"said\":\"remember the blue door\"}\n{\"said\":\"and the red one\"}\n";
+    assert_eq!(Bench::conversation(&directory), said);
+    let metadata: Value =
+        serde_json::from_slice(&fs::read(directory.join("metadata.json")).unwrap()).unwrap();
+    for (key, value) in
+        [("container", name.as_str()), ("tool", "claude"), ("workspace", coi.workspace().to_str().unwrap())]
+    {
+        assert_eq!(metadata[key], value, "{metadata}");
+    }
+    assert_eq!((&metadata["persistent"], metadata["saved_at"].is_string()), (&Value::Bool(false), true));
+
+    // The login is another one by now: the old one was not kept.
+    bench.log_in("second");
+    enter(&terminal, &format!("coi shell --resume --image {}", bench.image.0), "over");
+    let screen = terminal.until(r#"login {"claudeAiOauth":{"accessToken":"second"}}"#);
+    assert!(screen.contains("goes on:") && screen.contains("agent --continue"), "{screen}");
+    terminal.enter("what was it");
+    terminal.until("heard what was it");
+    terminal.enter("/exit");
+    terminal.until("over:0");
+    assert_eq!(bench.saved(), directory, "it is the same session");
+    assert_eq!(Bench::conversation(&directory), format!("{said}{{\"said\":\"what was it\"}}\n"));
+}
+
+#[test]
+fn it_is_saved_on_every_way_out() {
+    let bench = Bench::new();
+    let (coi, name) = (&bench.coi, bench.name());
+    type Way = (&'static str, fn(&Coi, &str));
+    let ways: [Way; 5] = [
+        ("the agent's end", |coi, name| drop(coi.coi(&["tmux", "send", name, "/exit"]).expect(0))),
+        ("coi shutdown", |coi, name| drop(coi.coi(&["shutdown", name, "--timeout", "5"]).expect(0))),
+        ("coi kill", |coi, name| drop(coi.coi(&["kill", name]).expect(0))),
+        ("poweroff inside", |_, name| drop(end(&mut incus::incus(&["exec", name, "--", "poweroff"])))),
+        ("incus stop", |_, name| drop(end(&mut incus::incus(&["stop", "--force", name])))),
+    ];
+    for (way, leave) in ways {
+        bench.background(&[]);
+        bench.say(way);
+        leave(coi, &name);
+        let directory = bench.saved();
+        assert_eq!(Bench::conversation(&directory), format!("{{\"said\":\"{way}\"}}\n"));
+        // What was put in does not come out again.
+        assert!(!directory.join("home/.claude/.credentials.json").exists(), "{way}");
+        let modes = fs::metadata(&directory).unwrap();
+        assert_eq!((modes.permissions().mode() & 0o777, modes.uid()), (0o700, 0), "{way}");
+        coi.coi(&["clean", "--sessions", "--force"]).expect(0);
+        assert_eq!(bench.sessions(), Vec::<Value>::new());
+    }
+}
+
+#[test]
+fn it_is_saved_when_the_command_line_is_killed() {
+    let bench = Bench::new();
+    let terminal = Terminal::open(&bench.coi);
+    terminal.enter(&format!("coi shell --image {} & echo $! >pid; fg", bench.image.0));
+    terminal.until("agent --dangerously-skip-permissions");
+    terminal.enter("before the end");
+    terminal.until("heard before the end");
+    let pid = fs::read_to_string(bench.coi.workspace().join("pid")).unwrap();
+    end(Command::new("kill").args(["-KILL", pid.trim()])).expect(0);
+    // The session goes on without it, and is saved when it is over.
+    bench.say("after it");
+    bench.coi.coi(&["tmux", "send", &bench.name(), "/exit"]).expect(0);
+    let said = "{\"said\":\"before the end\"}\n{\"said\":\"after it\"}\n";
+    assert_eq!(Bench::conversation(&bench.saved()), said);
+}
+
+#[test]
+fn only_sessions_of_this_workspace_are_found() {
+    let bench = Bench::new();
+    let name = bench.background(&[]);
+    bench.say("of the first");
+    bench.coi.coi(&["kill", &name]).expect(0);
+    bench.saved();
+    let beside = bench.coi.beside();
+    let mut command = beside.command(&["shell", "--background", "--resume", "--image", &bench.image.0]);
+    let ended = end(command.env("HOME", bench.coi.home())).expect(5);
+    ended.says("there is no saved session of");
+    bench.coi.coi(&["shell", "--background", "--resume", "--tool", "codex"]).expect(5);
+    bench.coi.coi(&["shell", "--background", "--resume=ffffffff-0000"]).expect(5);
+    // By the beginning of its name it is.
+    let id = bench.sessions()[0]["session_id"].as_str().unwrap().to_owned();
+    bench.background(&[&format!("--resume={}", &id[..6])]);
+    bench.until("{\"said\":\"of the first\"}");
+    let info = bench.coi.coi(&["info", &id[..6], "--format", "json"]).expect(0);
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!((&info["session_id"], &info["files"]), (&Value::from(id), &Value::from(1)));
+    bench.coi.coi(&["info"]).expect(0);
+    bench.coi.coi(&["kill", &name]).expect(0);
+}
+
+#[test]
+fn what_an_agent_is_told_and_what_it_is_not() {
+    let bench = Bench::new();
+    fs::write(
+        bench.coi.home().join(".claude.json"),
+        r#"{"mcpServers": {"x": {"env": {"T": "another-service"}}}}"#,
+    )
+    .unwrap();
+    fs::create_dir(bench.coi.home().join(".ssh")).unwrap();
+    fs::write(bench.coi.home().join(".ssh/id_ed25519"), "another-service").unwrap();
+    let name = bench.background(&[]);
+    let inside = |line: &str| {
+        let mut exec = incus::exec(&name, "/home/code", &["sh", "-c", line]);
+        end(&mut exec).expect(0).text()
+    };
+    assert_eq!(inside("grep -rl another-service /home/code || true"), "");
+    assert!(inside("cat SANDBOX_CONTEXT.md").contains(&name));
+    assert_eq!(inside("cat SANDBOX_CONTEXT.md"), inside("cat .claude/CLAUDE.md"));
+    let context: Value = serde_json::from_str(&inside("cat SANDBOX_CONTEXT.json")).unwrap();
+    assert_eq!((&context["tool"], &context["workspace"]), (&"claude".into(), &"/workspace".into()));
+    let owners = inside("stat -c %u:%g:%a .claude .claude/.credentials.json .claude.json");
+    assert_eq!(owners, "1000:1000:700\n1000:1000:600\n1000:1000:600\n");
+    let state: Value = serde_json::from_str(&inside("cat .claude.json")).unwrap();
+    assert_eq!(state["projects"]["/workspace"]["hasTrustDialogAccepted"], true);
+    bench.coi.coi(&["kill", &name]).expect(0);
+    bench.saved();
+}
+
+#[test]
+fn what_a_container_keeps_there_is_hostile() {
+    let bench = Bench::new();
+    let name = bench.background(&[]);
+    bench.say("honest");
+    let projects = "/home/code/.claude/projects";
+    let script = format!(
+        "cd {projects}; ln -s /etc/shadow link; ln -s /etc directory; mkfifo pipe; mknod null c 1 3; \
+         touch \"$(printf 'a\\377b')\" \"$(printf 'c\\nd\\033[2J')\"; mkdir -p $(seq -s / 30); \
+         dd if=/dev/zero of=large bs=1M count=1 seek=600 2>/dev/null"
+    );
+    end(&mut incus::incus(&["exec", &name, "--", "sh", "-c", &script]));
+    let outside = bench.coi.home().join("outside");
+    fs::create_dir(&outside).unwrap();
+    bench.coi.coi(&["kill", &name]).expect(0).says("entries of it were left out");
+    let directory = bench.saved();
+    assert_eq!(Bench::conversation(&directory), "{\"said\":\"honest\"}\n");
+    let mut kinds = vec![directory.clone()];
+    while let Some(path) = kinds.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert!(metadata.is_file() || metadata.is_dir(), "{path:?}");
+        assert!(metadata.len() < 1 << 20, "{path:?}");
+        if metadata.is_dir() {
+            kinds.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    // It can be gone on with all the same, and a link that somebody puts there is not read.
+    symlink("/etc/shadow", directory.join("home/.claude/projects/-workspace/z.jsonl")).unwrap();
+    bench.background(&["--resume"]);
+    bench.until("{\"said\":\"honest\"}");
+    let shadow =
+        end(&mut incus::exec(&name, "/", &["ls", &format!("{projects}/-workspace")])).expect(0).text();
+    assert!(!shadow.contains("z.jsonl"), "{shadow}");
+    bench.coi.coi(&["kill", &name]).expect(0);
+    bench.saved();
+}
+
+#[test]
+fn a_session_that_cannot_be_saved_is_not_given_up() {
+    let bench = Bench::new();
+    let name = bench.background(&[]);
+    bench.say("precious");
+    // Where its directory should be there is a file.
+    let place = bench.coi.home().join(".coi/sessions-claude");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(&place, "in the way").unwrap();
+    bench.coi.coi(&["kill", &name]).says("could not be saved, so it is kept as it is");
+    assert_eq!(incus::status(&name), "Stopped");
+    fs::remove_file(&place).unwrap();
+    bench.coi.coi(&["shutdown", &name]).expect(0).says("the claude session is saved");
+    assert_eq!(Bench::conversation(&bench.saved()), "{\"said\":\"precious\"}\n");
+
+    bench.coi.coi(&["clean", "--sessions", "--force"]).expect(0);
+    bench.background(&[]);
+    fs::remove_dir_all(&place).unwrap();
+    fs::write(&place, "in the way").unwrap();
+    bench.coi.coi(&["kill", "--force", &name]).expect(0);
+    assert_eq!(incus::instance(&name), None);
+}
+
+#[test]
+fn one_that_is_kept_goes_on_where_it_was() {
+    let bench = Bench::new();
+    let name = bench.background(&["--persistent"]);
+    bench.say("in the first start");
+    bench.coi.coi(&["shutdown", &name, "--timeout", "5"]).expect(0).says("is stopped, and kept");
+    assert_eq!(bench.background(&["--resume"]), name);
+    bench.until("{\"said\":\"in the first start\"}");
+    assert_eq!(bench.sessions().len(), 1, "it is one session");
+    bench.coi.coi(&["kill", &name]).expect(0);
+    bench.saved();
+}
