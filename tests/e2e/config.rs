@@ -7,9 +7,10 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use coi_tests::incus::Foreign;
-use coi_tests::{Coi, DEFAULT, Ended, Gate, Running, TINY, Terminal, USER, end, eventually, incus};
+use coi_tests::{Coi, DEFAULT, Ended, Gate, Running, SMALL, TINY, Terminal, USER, end, eventually, incus};
 use serde_json::Value;
 
 /// How a setting is seen to have been honoured.
@@ -361,9 +362,16 @@ fn limits_hold_or_it_is_said_that_they_do_not() {
 fn what_is_kept_and_for_how_long_it_runs() {
     let coi = Coi::new();
     let name = coi.container();
+    // Longer than it takes here until a command runs: what is stopped before is not kept.
+    let begun = Instant::now();
+    coi.run(TINY, &["true"]).expect(0);
+    let most = 2 + 2 * begun.elapsed().as_secs();
     user(
         &coi,
-        "container.persistent = true\ncontainer.shutdown_timeout = 1\nlimits.runtime.max_duration = '2s'\n",
+        &format!(
+            "container.image = '{SMALL}'\ncontainer.persistent = true\ncontainer.shutdown_timeout = 1\n\
+             limits.runtime.max_duration = '{most}s'\n"
+        ),
     );
     let ended = coi.run(TINY, &["sleep", "1000"]);
     assert_ne!(ended.code, 0);
@@ -379,7 +387,7 @@ fn what_is_kept_and_for_how_long_it_runs() {
     eventually("it is stopped, and kept", || incus::status(&name) == "Stopped");
     coi.coi(&["kill", &name]).expect(0);
     user(&coi, "");
-    let flags = "--persistent --limit-duration=2s";
+    let flags = format!("--image {SMALL} --persistent --limit-duration={most}s");
     terminal.enter(&format!("coi shell --tool bash {flags}; echo \"again\"\"ended:$?\""));
     terminal.until("againended:");
     eventually("it is stopped, and kept", || incus::status(&name) == "Stopped");

@@ -166,6 +166,47 @@ fn ten_containers_outlive_a_killed_daemon() {
     end(&held, [attack]);
 }
 
+/// Whoever stops a container waits for it to be thawed once nothing runs in it any more.
+#[test]
+fn what_has_ended_while_it_stood_still_is_let_go() {
+    let bench = Bench::new("");
+    let is_held = |cgroup: &Cgroup| fs::read_to_string(cgroup.path().join("cgroup.freeze")).unwrap() == "1\n";
+    let (container, other) = (Cgroup::payload("ends"), Cgroup::make("ends"));
+    let shells = [&container, &other].map(|cgroup| {
+        bench.watch(cgroup, "freeze");
+        let shell = bench.shell(cgroup, ": >attack; exec sleep 1000");
+        eventually("it is frozen", || bench.watched(&cgroup.name())["state"] == "frozen");
+        (cgroup, shell)
+    });
+    for (cgroup, shell) in shells {
+        end(cgroup, [shell]);
+    }
+    eventually("it is let go", || !is_held(&container));
+    // As often as it is frozen.
+    fs::write(container.path().join("cgroup.freeze"), "1").unwrap();
+    eventually("it is let go again", || !is_held(&container));
+    assert!(is_held(&other), "something may come into what is no container");
+}
+
+/// The same, by what outlives the daemon.
+#[test]
+fn what_has_ended_while_the_guard_held_it_is_let_go() {
+    let bench = Bench::new("");
+    let container = Cgroup::payload("guarded");
+    bench.watch(&container, "freeze");
+    let shell = bench.shell(&container, "exec sleep 1000");
+    eventually("it runs", || bench.watched(&container.name())["state"] == "running");
+    bench.coi.daemon().kill();
+    eventually("it is frozen", || is_frozen(container.path()));
+    end(&container, [shell]);
+    for _ in 0..2 {
+        eventually("it is let go", || !is_frozen(container.path()));
+        fs::write(container.path().join("cgroup.freeze"), "1").unwrap();
+    }
+    eventually("it is let go", || !is_frozen(container.path()));
+    bench.coi.daemon().start_again();
+}
+
 /// Between the freeze and its record, or a little before or after: whatever is told is told once, and it stays frozen.
 #[test]
 fn a_kill_during_an_attack_leaves_it_frozen_and_told() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
-use coi_tests::{Cgroup, Coi, Daemon, Proxy, TINY, attack, end, eventually, text, tripwire};
+use coi_tests::{Cgroup, Coi, Daemon, Proxy, Running, TINY, attack, end, eventually, text, tripwire};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -88,6 +88,30 @@ fn payload(name: &str) -> PathBuf {
 
 fn is_frozen(cgroup: &Path) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
+}
+
+/// LXC kills what is frozen, thaws it, and waits for that: whoever freezes it anew in between must not keep it waiting.
+#[test]
+fn a_freeze_in_the_middle_of_a_stop_keeps_nobody_waiting() {
+    /// LXC has long come to the point by then.
+    const AFTERWARDS: usize = 10_000;
+    let bench = Bench::new("");
+    let container = bench.watched();
+    let name = &container.name;
+    let file = |file: &str| payload(name).join(file);
+    for _ in 0..3 {
+        // Incus knows of this one, and thaws it itself.
+        bench.coi.coi(&["freeze", name]).expect(0);
+        let stop = Running::start(&mut incus(&["stop", "--force", name]));
+        let mut afterwards = 0;
+        while afterwards < AFTERWARDS && fs::write(file("cgroup.freeze"), "1").is_ok() {
+            let events = fs::read_to_string(file("cgroup.events")).unwrap_or_default();
+            afterwards += usize::from(!events.contains("populated 1"));
+        }
+        stop.finish().expect(0);
+        container.start();
+        eventually("it is watched again", || bench.state(name) == "running");
+    }
 }
 
 #[test]

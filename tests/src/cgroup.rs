@@ -14,7 +14,16 @@ pub struct Cgroup(PathBuf);
 impl Cgroup {
     /// Makes one; the name tells it from the test's others.
     pub fn make(name: &str) -> Self {
-        let path = cgroups().join(format!("e2e-{name}-{}", std::process::id()));
+        Self::named(&format!("e2e-{name}-{}", std::process::id()))
+    }
+
+    /// One that is called as LXC calls those in which all of a container is.
+    pub fn payload(name: &str) -> Self {
+        Self::named(&format!("lxc.payload.e2e-{name}-{}", std::process::id()))
+    }
+
+    fn named(name: &str) -> Self {
+        let path = cgroups().join(name);
         fs::create_dir(&path).unwrap();
         Self(path)
     }

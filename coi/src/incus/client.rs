@@ -30,6 +30,9 @@ const CHANGE: Duration = Duration::from_secs(60);
 /// How long making an instance may take: a large image may have to be unpacked first.
 const CREATE: Duration = Duration::from_secs(600);
 
+/// How Incus says that an instance's init ended between finding it and looking at its network.
+const HAS_JUST_ENDED: &str = "Invalid PID";
+
 /// How long to try again while something else happens to an instance, and how often.
 const BUSY: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -314,7 +317,18 @@ impl Client {
 
     /// What an instance is doing now, and its init's pid.
     pub async fn state(&self, name: &str) -> Result<InstanceState> {
-        self.get(&format!("/1.0/instances/{}/state", segment(name)), &format!("instance {name}")).await
+        let (target, what) = (format!("/1.0/instances/{}/state", segment(name)), format!("instance {name}"));
+        let deadline = Instant::now() + BUSY;
+        loop {
+            match self.get(&target, &what).await {
+                Err(Error::Refused { why, .. })
+                    if why.contains(HAS_JUST_ENDED) && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// The aliases of all local images.
@@ -593,5 +607,34 @@ impl Client {
                 within: QUICK,
             })),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::{Json, Router, routing};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_ends_while_it_is_looked_at_is_looked_at_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("incus.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let has_ended = AtomicBool::new(false);
+        let answer = move || {
+            let answer = match has_ended.swap(true, Ordering::Relaxed) {
+                false => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": "Invalid PID '\u{fffd}'" })),
+                true => (StatusCode::OK, json!({ "metadata": { "status": "Stopped", "pid": 0 } })),
+            };
+            std::future::ready((answer.0, Json(answer.1)))
+        };
+        let answer = std::sync::Arc::new(answer);
+        let router = Router::new().route("/1.0/instances/a/state", routing::get(move || answer()));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let state = Client::at(socket).state("a").await.unwrap();
+        assert_eq!((state.status, state.pid), (Status::Stopped, 0));
     }
 }

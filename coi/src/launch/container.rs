@@ -177,6 +177,8 @@ impl Container {
                 let removed = end::remove(&incus, &name, uuid.as_deref()).await;
                 discard(&daemon, &tree).await;
                 removed?;
+                // Who has interrupted it is told so, whatever else has failed meanwhile.
+                signals.check()?;
                 Err(error)
             }
         }
@@ -221,7 +223,10 @@ impl Container {
                 container.image.clone_from(&kept.image);
             }
             Err(Error::Incus(incus::Error::Refused { why, .. })) if why.contains(RUNS_ALREADY) => {}
-            Err(_) => end::stop(incus, name, uuid.as_deref()).await?,
+            Err(_) => {
+                end::stop(incus, name, uuid.as_deref()).await?;
+                signals.check()?;
+            }
         }
         begun
     }

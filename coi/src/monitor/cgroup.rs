@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Why a cgroup cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,9 @@ pub enum CgroupError {
 
 /// Twice the least time between two notices of a change in a cgroup's file, at 250 ticks a second.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(24);
+
+/// How LXC calls the cgroup with all that runs in a container; the container's name follows.
+pub const PAYLOAD: &str = "lxc.payload.";
 
 /// How much of a cgroup's file is read.
 const LONGEST: u64 = 4096;
@@ -164,6 +168,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// Is it one with all of a container in it? When the container's init has ended, nobody comes into it any more.
+    pub fn is_payload(&self) -> bool {
+        self.path.strip_prefix('/').is_some_and(|name| name.starts_with(PAYLOAD) && !name.contains('/'))
+    }
+
     /// Its id, as the kernel's helpers give it.
     pub fn id(&self) -> u64 {
         self.id
@@ -187,6 +196,19 @@ impl Cgroup {
     /// Does anything run in it?
     pub fn is_populated(&self) -> bool {
         self.read("cgroup.events").is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Readable with [`tokio::io::Interest::PRIORITY`] as soon as something begins or ends to run in it, or to stand still:
+    /// the kernel tells who has read the file that it is another by now. To be asked within a tokio runtime.
+    pub fn notices(&self) -> io::Result<AsyncFd<File>> {
+        let mut events = self.events()?;
+        (&mut events).take(LONGEST).read_to_end(&mut Vec::new())?;
+        // SAFETY: a file's descriptor is its own, and is open for as long as that is there.
+        Ok(unsafe { AsyncFd::register_with_interest(events, Interest::PRIORITY) }?)
+    }
+
+    fn events(&self) -> io::Result<File> {
+        File::open(self.directory().join("cgroup.events"))
     }
 
     /// What is read here is short: something else in its place may have no end.
@@ -271,7 +293,7 @@ impl Cgroup {
         let gone =
             |error: &io::Error| matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV));
         let failed = |source| CgroupError::Open { path: self.path.clone(), source };
-        let mut events = match File::open(self.directory().join("cgroup.events")) {
+        let mut events = match self.events() {
             Ok(events) => events,
             Err(error) if gone(&error) => return Ok(()),
             Err(error) => return Err(failed(error)),
@@ -318,6 +340,15 @@ mod tests {
         }
         let cgroup = Cgroup::of_directory("/a", File::open(directory.path()).unwrap()).unwrap();
         assert!(!cgroup.is_held() && !cgroup.is_populated());
+    }
+
+    #[test]
+    fn all_of_a_container_is_in_one_cgroup() {
+        let directory = tempfile::tempdir().unwrap();
+        let is_payload =
+            |path| Cgroup::of_directory(path, File::open(directory.path()).unwrap()).unwrap().is_payload();
+        assert!(is_payload("/lxc.payload.coi-1") && is_payload("/lxc.payload.coi-1-1"));
+        assert!(!is_payload("/lxc.monitor.coi-1") && !is_payload("/lxc.payload.coi-1/system.slice"));
     }
 
     #[test]

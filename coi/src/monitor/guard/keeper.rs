@@ -52,7 +52,7 @@ pub fn run(directory: &Path, listener: Option<OwnedFd>) -> Result<(), GuardError
         loss: None,
         daemon: None,
         freezes: None,
-        untold: Vec::new(),
+        still: Vec::new(),
     };
     keeper.run(&listener).map_err(failed)
 }
@@ -118,8 +118,17 @@ struct Keeper {
     daemon: Option<Daemon>,
     /// From when on what has no monitor is frozen.
     freezes: Option<Instant>,
-    /// What was frozen, and does not stand still yet as far as version 1's freezer has been told.
-    untold: Vec<Arc<Cgroup>>,
+    /// What this process has frozen and nobody has let go yet.
+    still: Vec<Still>,
+}
+
+/// What this process has frozen.
+struct Still {
+    cgroup: Arc<Cgroup>,
+    /// Version 1's freezer knows of it, where it has a part in it.
+    is_told: bool,
+    /// Something has run in it.
+    has_run: bool,
 }
 
 impl Keeper {
@@ -164,7 +173,7 @@ impl Keeper {
             if self.freezes.is_some_and(|at| Instant::now() >= at) {
                 self.freeze();
             }
-            self.tell_freezers();
+            self.look_after();
             let is_expecting = self.caller.is_some() || Instant::now() < self.expects;
             if self.daemon.is_none() && !is_expecting && !self.wards.values().any(Ward::needs_a_guard) {
                 return Ok(());
@@ -344,26 +353,40 @@ impl Keeper {
         if is_refused {
             self.note();
         }
-        let both = now_frozen.into_iter().map(|(cgroup, _)| cgroup).filter(|cgroup| cgroup.has_freezer());
-        self.untold.extend(both);
+        self.still.extend(now_frozen.into_iter().map(|(cgroup, _)| Still {
+            is_told: !cgroup.has_freezer(),
+            has_run: false,
+            cgroup,
+        }));
     }
 
-    /// Has version 1's freezer know of what stands still by now; what does not is looked at again.
-    fn tell_freezers(&mut self) {
-        self.untold.retain(|cgroup| {
+    /// Has version 1's freezer know of what stands still by now, and lets go a container that has ended: LXC may be waiting
+    /// for that.
+    fn look_after(&mut self) {
+        self.still.retain_mut(|Still { cgroup, is_told, has_run }| {
+            let runs = cgroup.is_populated();
+            *has_run |= runs;
+            if *has_run && !runs && cgroup.is_payload() {
+                if cgroup.is_held()
+                    && let Err(error) = cgroup.thaw()
+                {
+                    tracing::error!(%error, "it has ended, and stands still");
+                }
+                return cgroup.exists();
+            }
             if !cgroup.is_held() {
                 return false;
             }
-            if cgroup.wait_frozen(Duration::ZERO).is_err() {
-                return true;
+            if !*is_told && cgroup.wait_frozen(Duration::ZERO).is_ok() {
+                *is_told = true;
+                // A daemon that has come may have let it go in between.
+                if !cgroup.is_held()
+                    && let Err(error) = cgroup.let_end()
+                {
+                    tracing::error!(%error, "it stands still in version 1's hierarchy");
+                }
             }
-            // A daemon that has come may have let it go in between.
-            if !cgroup.is_held()
-                && let Err(error) = cgroup.let_end()
-            {
-                tracing::error!(%error, "it stands still in version 1's hierarchy");
-            }
-            false
+            true
         });
     }
 }

@@ -9,7 +9,10 @@ use super::{
     Action, Cgroup, Copying, Original, Owner, RespondError, Responder, copies, freeze_cgroup, kill_cgroup,
     thaw_cgroup,
 };
-use crate::incus::{Client, Error, Status};
+use crate::{
+    incus::{Client, Error, Status},
+    monitor::cgroup::PAYLOAD,
+};
 
 /// How long Incus may take to clean up after a killed container; it takes about a second.
 const GONE_DEADLINE: Duration = Duration::from_secs(15);
@@ -22,9 +25,6 @@ const GONE_INTERVAL: Duration = Duration::from_millis(50);
 const ANNOUNCED: Duration = Duration::from_secs(5);
 /// How often Incus is told again of a freeze that it has not taken in.
 const ANNOUNCEMENTS: u32 = 10;
-
-/// What LXC puts before a container's name to name its cgroup.
-const PAYLOAD: &str = "/lxc.payload.";
 
 /// Acts on one container.
 pub struct IncusResponder {
@@ -48,7 +48,7 @@ impl IncusResponder {
 
     /// Whose name is in a cgroup's, as Incus calls containers of this project.
     fn named<'a>(&self, cgroup: &'a Cgroup) -> Option<&'a str> {
-        let full = cgroup.path().strip_prefix(PAYLOAD)?;
+        let full = cgroup.path().strip_prefix('/')?.strip_prefix(PAYLOAD)?;
         match &self.project {
             Some(project) => full.strip_prefix(project)?.strip_prefix('_'),
             None => Some(full),

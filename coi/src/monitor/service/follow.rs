@@ -4,9 +4,9 @@
 //! any more. What begins and ends in between is not told. Nothing in the container is looked at but whether there is
 //! something.
 
-use std::{fs::File, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
 use crate::monitor::{
     cgroup::{Cgroup, Mounts},
@@ -48,16 +48,8 @@ pub(super) fn running(path: &str) -> Option<Cgroup> {
 
 /// Ends when the kernel tells of a change in a cgroup; it may never.
 async fn changed(cgroup: Option<&Cgroup>) {
-    match cgroup.map(notices) {
+    match cgroup.map(Cgroup::notices) {
         Some(Ok(notices)) => drop(notices.ready(Interest::PRIORITY).await),
         _ => std::future::pending().await,
     }
-}
-
-/// What the kernel tells of a cgroup from now on: it tells who has read the file that it is another by now.
-fn notices(cgroup: &Cgroup) -> io::Result<AsyncFd<File>> {
-    let events = File::open(cgroup.directory().join("cgroup.events"))?;
-    io::read_to_string(&events)?;
-    // SAFETY: a file's descriptor is its own, and is open for as long as that is there.
-    Ok(unsafe { AsyncFd::register_with_interest(events, Interest::PRIORITY) }?)
 }

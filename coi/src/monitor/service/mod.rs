@@ -32,6 +32,7 @@ mod systemd;
 mod trees;
 #[cfg(any(test, fuzzing))]
 pub mod unmonitored;
+mod vacated;
 mod watch;
 mod watches;
 

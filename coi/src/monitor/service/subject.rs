@@ -22,7 +22,7 @@ use super::{
 use crate::{
     incus,
     monitor::{
-        cgroup::{self, Cgroup},
+        cgroup::{self, Cgroup, PAYLOAD},
         respond::{CgroupResponder, IncusResponder, Responder},
         seccomp,
     },
@@ -30,8 +30,6 @@ use crate::{
 
 /// The device of COI's containers that is the workspace.
 const DEVICE: &str = "workspace";
-/// What LXC puts before a container's name to name its cgroup.
-const PAYLOAD: &str = "/lxc.payload.";
 /// The deepest level at which the kernel side looks for watched cgroups.
 const MAX_LEVEL: u32 = 8;
 
@@ -69,7 +67,7 @@ impl Service {
             Refusal::new(StatusCode::BAD_GATEWAY, "incus", format!("Incus gives no volatile.uuid for {name}"))
         })?;
         let full = request.subject.watch_name();
-        let mut cgroup = format!("{PAYLOAD}{full}");
+        let mut cgroup = format!("/{PAYLOAD}{full}");
         let mut existing = None;
         let state = incus.state(name).await?;
         if let Ok(pid @ 1..) = u32::try_from(state.pid)
@@ -115,7 +113,7 @@ pub(super) fn payload(pid: u32) -> Option<String> {
     let mut end = 0;
     for part in path.split('/').skip(1) {
         end += 1 + part.len();
-        if part.starts_with("lxc.payload.") {
+        if part.starts_with(PAYLOAD) {
             return Some(path[..end].to_owned());
         }
     }

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
 
 use super::{
     admission::Caller,
@@ -20,6 +23,7 @@ use super::{
     ending::Ending,
     kept::Kept,
     ledger::Ledger,
+    vacated,
 };
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
@@ -382,6 +386,8 @@ impl Watching {
         mut raw: Option<Raw>,
     ) {
         let Some(mut progress) = self.log().as_ref().map(Log::progress) else { return };
+        // Of the cgroup that there is; it ends with the watch.
+        let mut looks = JoinSet::new();
         loop {
             let note = tokio::select! {
                 biased;
@@ -400,36 +406,27 @@ impl Watching {
             match note {
                 Note::Alert(decision) => self.act(*decision).await,
                 Note::Made(cgroup) => {
-                    self.now().cgroup = Some(Arc::clone(&cgroup));
+                    self.comes_to(&cgroup);
                     self.began.notify_one();
                     self.kept.moved(Some(Arc::clone(&cgroup)));
+                    looks.abort_all();
+                    if cgroup.is_payload() {
+                        looks.spawn(vacated::let_go(Arc::clone(&cgroup)));
+                    }
                     self.guard(&cgroup).await;
                     if let Some(ending) = &self.ending {
                         ending.begins();
                         self.start_clock(&cgroup);
                         self.attend(&cgroup);
                     }
-                    let is_held = cgroup.is_held();
                     // Incus may take its time; what the watch decides does not wait for it.
                     tokio::spawn(Arc::clone(&self).verify(cgroup, ended.clone()));
-                    match self.why_held() {
-                        Some(why) if is_held => self.enter(WatchState::Frozen, &why),
-                        None if is_held => {
-                            self.enter(
-                                WatchState::Frozen,
-                                "somebody else has frozen it: incus resume lets it go on",
-                            );
-                        }
-                        _ => {
-                            self.hold(None);
-                            self.enter(WatchState::Running, "it runs");
-                        }
-                    }
                     let trouble = progress.borrow().trouble.clone();
                     self.heed(trouble, on_full_disk).await;
                 }
                 Note::Gone => {
                     self.now().cgroup = None;
+                    looks.abort_all();
                     self.hold(None);
                     self.kept.moved(None);
                     if !self.is_over() {
@@ -484,6 +481,24 @@ impl Watching {
                 let why =
                     format!("{unsaid} alerts came faster than they could be written and are not in this log");
                 self.enter(self.state(), &why);
+            }
+        }
+    }
+
+    /// What runs of it is in this cgroup from now on, and goes on or stands still.
+    pub(super) fn comes_to(&self, cgroup: &Arc<Cgroup>) {
+        let before = self.now().cgroup.replace(Arc::clone(cgroup));
+        if before.is_some_and(|before| before.id() == cgroup.id()) {
+            return;
+        }
+        match (cgroup.is_held(), self.why_held()) {
+            (true, Some(why)) => self.enter(WatchState::Frozen, &why),
+            (true, None) => {
+                self.enter(WatchState::Frozen, "somebody else has frozen it: incus resume lets it go on");
+            }
+            (false, _) => {
+                self.hold(None);
+                self.enter(WatchState::Running, "it runs");
             }
         }
     }

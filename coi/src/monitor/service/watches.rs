@@ -398,6 +398,10 @@ impl Service {
         if let Some(lasting) = lasting {
             self.begin_protection(&watching, lasting, absence).await;
         }
+        // Who asks from now on is told how it stands.
+        if let Some(cgroup) = &existing {
+            watching.comes_to(cgroup);
+        }
         let entry = Entry { watching: Arc::clone(&watching), over: None };
         if let Some(before) = self.watches().insert(found.name, entry) {
             self.ledger.keep(&before.watching.watched.counts.by_kind());
