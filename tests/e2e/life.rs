@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use coi_tests::incus::{self, Foreign, exec};
-use coi_tests::{Coi, DEFAULT, Gate, Reached, Running, SMALL, TINY, Turnstile, end, eventually};
+use coi_tests::{Coi, Gate, Reached, Running, SMALL, TINY, Turnstile, end, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -154,7 +154,7 @@ fn a_command_whose_launcher_was_killed_is_found() {
 #[test]
 fn a_session_in_the_background() {
     let coi = Coi::new();
-    let began = coi.coi(&["shell", "--background", "--tool", "bash"]).expect(0);
+    let began = coi.coi(&["shell", "--background", "--tool", "bash", "--image", SMALL]).expect(0);
     let name = began.text().trim().to_owned();
     assert_eq!(name, coi.container());
     let listed = row(&coi, &name);
@@ -382,8 +382,8 @@ fn a_session_is_written_by_its_owner_and_nobody_else() {
 #[test]
 fn a_tool_that_the_image_does_not_have() {
     let coi = Coi::new();
-    let ended = coi.coi(&["shell", "--background"]).expect(1);
-    ended.says(&format!("the image {DEFAULT} has no claude")).says("--tool bash");
+    let ended = coi.coi(&["shell", "--background", "--image", SMALL]).expect(1);
+    ended.says(&format!("the image {SMALL} has no claude")).says("--tool bash");
     coi.coi(&["shell", "--background", "--image", TINY, "--tool", "bash"]).expect(1).says("has no tmux");
     coi.coi(&["shell", "--tool", "cursor"]).expect(2);
     assert_eq!(incus::of_workspace(coi.workspace()), Vec::<String>::new());

