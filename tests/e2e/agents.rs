@@ -1,201 +1,31 @@
 //! Agents in sessions: what goes in, what is saved whichever way a container ends, and what is there again afterwards.
 //!
-//! The agent is a stand-in: a script that is called `claude`, keeps its conversation where Claude Code does, and goes on
-//! with the newest one of its directory with `--continue`.
+//! The agent is a stand-in ([`coi_tests::agent`]) on the small image; build.rs has it on one that `coi build` has made.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 
-use coi_tests::incus::{self, Foreign};
-use coi_tests::{Coi, SMALL, Shared, Terminal, end, eventually};
+use coi_tests::agent::{Bench, Image, detached_attached_shut_down_and_resumed};
+use coi_tests::{Coi, SMALL, Shared, Terminal, end, incus};
 use serde_json::Value;
-
-const AGENT: &str = r#"#!/bin/bash
-conversations=~/.claude/projects/$(pwd | tr / -)
-mkdir -p "$conversations"
-file=$conversations/$RANDOM$RANDOM.jsonl
-for argument in "$@"; do
-    if [ "$argument" = --continue ]; then
-        file=$(ls -t "$conversations"/*.jsonl | head -n 1)
-        echo "goes on:"; cat "$file"
-    fi
-done
-echo "agent $* sandbox=$IS_SANDBOX"
-echo "login $(tr -d ' \n' <~/.claude/.credentials.json 2>/dev/null || echo none)"
-while read -r line; do
-    [ "$line" = /exit ] && exit 0
-    echo "{\"said\":\"$line\"}" >>"$file"
-    echo "heard $line"
-done
-"#;
 
 static IMAGE: Shared<Image> = Shared::new();
 
-/// An image with the agent in it. It goes when this does.
-#[derive(Debug)]
-struct Image(String);
-
-impl Image {
-    fn make() -> Self {
-        let container = Foreign::make(SMALL);
-        let mut push =
-            incus::incus(&["file", "push", "-", &format!("{}/usr/local/bin/claude", container.name)]);
-        let mut push = push.args(["--mode", "755", "--create-dirs"]).stdin(Stdio::piped()).spawn().unwrap();
-        push.stdin.take().unwrap().write_all(AGENT.as_bytes()).unwrap();
-        assert!(push.wait().unwrap().success());
-        let alias = format!("coi-e2e-agent-{}", std::process::id());
-        container.incus(&["publish", &container.name, "--alias", &alias, "--compression", "none"]);
-        Self(alias)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = end(&mut incus::incus(&["image", "delete", &self.0]));
-    }
-}
-
-/// A test with an agent and a login for it.
-struct Bench {
-    coi: Coi,
-    image: Arc<Image>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let (coi, image) = (Coi::new(), IMAGE.get(Image::make));
-        let bench = Self { coi, image };
-        bench.log_in("first");
-        bench
-    }
-
-    /// Puts a login into the caller's home, beside another service's.
-    fn log_in(&self, token: &str) {
-        let directory = self.coi.home().join(".claude");
-        fs::create_dir_all(&directory).unwrap();
-        let text = format!(
-            r#"{{"claudeAiOauth": {{"accessToken": "{token}"}}, "mcpOAuth": {{"x": "another-service"}}}}"#
-        );
-        fs::write(directory.join(".credentials.json"), text).unwrap();
-    }
-
-    fn name(&self) -> String {
-        self.coi.container()
-    }
-
-    /// Starts a session without a terminal.
-    #[track_caller]
-    fn background(&self, arguments: &[&str]) -> String {
-        let shell = ["shell", "--background", "--image", &self.image.0];
-        self.coi.coi(&[&shell[..], arguments].concat()).expect(0).text().trim().to_owned()
-    }
-
-    #[track_caller]
-    fn say(&self, words: &str) {
-        self.coi.coi(&["tmux", "send", &self.name(), words]).expect(0);
-        self.until(&format!("heard {words}"));
-    }
-
-    #[track_caller]
-    fn until(&self, text: &str) {
-        eventually(&format!("the agent says {text:?}"), || {
-            self.coi.coi(&["tmux", "capture", &self.name()]).text().contains(text)
-        });
-    }
-
-    /// The sessions that are saved, of this home.
-    fn sessions(&self) -> Vec<Value> {
-        let list = self.coi.coi(&["list", "--all", "--format", "json"]).expect(0);
-        let list: Value = serde_json::from_slice(&list.stdout).unwrap();
-        list.as_array().unwrap().iter().filter(|entry| entry["kind"] == "session").cloned().collect()
-    }
-
-    /// Waits until the container is gone; gives its session's directory.
-    #[track_caller]
-    fn saved(&self) -> PathBuf {
-        eventually("the container is gone", || incus::instance(&self.name()).is_none());
-        let sessions = self.sessions();
-        assert_eq!(sessions.len(), 1, "{sessions:?}");
-        PathBuf::from(sessions[0]["directory"].as_str().unwrap())
-    }
-
-    /// What was said in a saved session.
-    fn conversation(directory: &std::path::Path) -> String {
-        let projects = directory.join("home/.claude/projects/-workspace");
-        let files = fs::read_dir(projects).unwrap().map(|entry| entry.unwrap().path());
-        files.map(|file| fs::read_to_string(file).unwrap()).collect()
-    }
-}
-
-/// Types a command whose end cannot be mistaken for its echo.
-fn enter(terminal: &Terminal, line: &str, mark: &str) {
-    let (head, tail) = mark.split_at(1);
-    terminal.enter(&format!("{line}; echo \"{head}\"\"{tail}\":$?"));
+fn bench() -> Bench {
+    Bench::new(IMAGE.get(|| Image::on(SMALL)))
 }
 
 #[test]
 fn detached_attached_shut_down_and_resumed_in_a_terminal() {
-    let bench = Bench::new();
-    let (coi, name) = (&bench.coi, bench.name());
-    let terminal = Terminal::open(coi);
-    enter(&terminal, &format!("coi shell --image {}", bench.image.0), "detached");
-    terminal.until("agent --dangerously-skip-permissions sandbox=1");
-    terminal.until(r#"login {"claudeAiOauth":{"accessToken":"first"}}"#);
-    terminal.enter("remember the blue door");
-    terminal.until("heard remember the blue door");
-    terminal.press("C-b d");
-    let screen = terminal.until("detached:0");
-    assert!(
-        screen.contains("claude gets its own credentials, and no others: ~/.claude/.credentials.json"),
-        "{screen}"
-    );
-    assert!(screen.contains(&format!("{name} goes on, and is watched")), "{screen}");
-
-    enter(&terminal, "coi attach", "again");
-    terminal.until("heard remember the blue door");
-    terminal.enter("and the red one");
-    terminal.until("heard and the red one");
-    terminal.press("C-b d");
-    terminal.until("again:0");
-
-    enter(&terminal, &format!("coi shutdown {name} --timeout 10"), "down");
-    let screen = terminal.until("down:0");
-    assert!(screen.contains("the claude session is saved"), "{screen}");
-    let directory = bench.saved();
-    assert!(directory.starts_with(coi.home().join(".coi/sessions-claude")), "{directory:?}");
-    let said = "{\"said\":\"remember the blue door\"}\n{\"said\":\"and the red one\"}\n";
-    assert_eq!(Bench::conversation(&directory), said);
-    let metadata: Value =
-        serde_json::from_slice(&fs::read(directory.join("metadata.json")).unwrap()).unwrap();
-    for (key, value) in
-        [("container", name.as_str()), ("tool", "claude"), ("workspace", coi.workspace().to_str().unwrap())]
-    {
-        assert_eq!(metadata[key], value, "{metadata}");
-    }
-    assert_eq!((&metadata["persistent"], metadata["saved_at"].is_string()), (&Value::Bool(false), true));
-
-    // The login is another one by now: the old one was not kept.
-    bench.log_in("second");
-    enter(&terminal, &format!("coi shell --resume --image {}", bench.image.0), "over");
-    let screen = terminal.until(r#"login {"claudeAiOauth":{"accessToken":"second"}}"#);
-    assert!(screen.contains("goes on:") && screen.contains("agent --continue"), "{screen}");
-    terminal.enter("what was it");
-    terminal.until("heard what was it");
-    terminal.enter("/exit");
-    terminal.until("over:0");
-    assert_eq!(bench.saved(), directory, "it is the same session");
-    assert_eq!(Bench::conversation(&directory), format!("{said}{{\"said\":\"what was it\"}}\n"));
+    detached_attached_shut_down_and_resumed(&bench());
 }
 
 #[test]
 fn it_is_saved_on_every_way_out() {
-    let bench = Bench::new();
+    let bench = bench();
     let (coi, name) = (&bench.coi, bench.name());
     type Way = (&'static str, fn(&Coi, &str));
     let ways: [Way; 5] = [
@@ -222,7 +52,7 @@ fn it_is_saved_on_every_way_out() {
 
 #[test]
 fn it_is_saved_when_the_command_line_is_killed() {
-    let bench = Bench::new();
+    let bench = bench();
     let terminal = Terminal::open(&bench.coi);
     terminal.enter(&format!("coi shell --image {} & echo $! >pid; fg", bench.image.0));
     terminal.until("agent --dangerously-skip-permissions");
@@ -239,7 +69,7 @@ fn it_is_saved_when_the_command_line_is_killed() {
 
 #[test]
 fn only_sessions_of_this_workspace_are_found() {
-    let bench = Bench::new();
+    let bench = bench();
     let name = bench.background(&[]);
     bench.say("of the first");
     bench.coi.coi(&["kill", &name]).expect(0);
@@ -263,7 +93,7 @@ fn only_sessions_of_this_workspace_are_found() {
 
 #[test]
 fn what_an_agent_is_told_and_what_it_is_not() {
-    let bench = Bench::new();
+    let bench = bench();
     fs::write(
         bench.coi.home().join(".claude.json"),
         r#"{"mcpServers": {"x": {"env": {"T": "another-service"}}}}"#,
@@ -287,11 +117,19 @@ fn what_an_agent_is_told_and_what_it_is_not() {
     assert_eq!(state["projects"]["/workspace"]["hasTrustDialogAccepted"], true);
     bench.coi.coi(&["kill", &name]).expect(0);
     bench.saved();
+
+    // As somebody wishes who tells it in another way.
+    fs::create_dir_all(bench.coi.home().join(".coi")).unwrap();
+    fs::write(bench.coi.home().join(".coi/config.toml"), "[tool]\nauto_context = false\n").unwrap();
+    bench.background(&[]);
+    assert!(inside("cat SANDBOX_CONTEXT.md").contains(&name));
+    assert_eq!(inside("ls .claude/CLAUDE.md 2>/dev/null || echo none"), "none\n");
+    bench.coi.coi(&["kill", &name]).expect(0);
 }
 
 #[test]
 fn what_a_container_keeps_there_is_hostile() {
-    let bench = Bench::new();
+    let bench = bench();
     let name = bench.background(&[]);
     bench.say("honest");
     let projects = "/home/code/.claude/projects";
@@ -328,7 +166,7 @@ fn what_a_container_keeps_there_is_hostile() {
 
 #[test]
 fn a_session_that_cannot_be_saved_is_not_given_up() {
-    let bench = Bench::new();
+    let bench = bench();
     let name = bench.background(&[]);
     bench.say("precious");
     // Where its directory should be there is a file.
@@ -351,7 +189,7 @@ fn a_session_that_cannot_be_saved_is_not_given_up() {
 
 #[test]
 fn one_that_is_kept_goes_on_where_it_was() {
-    let bench = Bench::new();
+    let bench = bench();
     let name = bench.background(&["--persistent"]);
     bench.say("in the first start");
     bench.coi.coi(&["shutdown", &name, "--timeout", "5"]).expect(0).says("is stopped, and kept");

@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use coi_tests::incus::{self, Foreign};
-use coi_tests::{Coi, DEFAULT, Ended, Running, TINY, USER, end, eventually, text};
+use coi_tests::{Coi, DEFAULT, Ended, Running, TINY, USER, agent, end, eventually, text};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -404,4 +405,8 @@ fn the_whole_of_it() {
     }
     let owner = fs::metadata(bench.log()).unwrap();
     assert_eq!(owner.uid(), nix::unistd::geteuid().as_raw());
+
+    // Their servers are out of reach: what a session is like is shown with another one in claude's place.
+    let image = Arc::new(agent::Image::on(&bench.alias));
+    agent::detached_attached_shut_down_and_resumed(&agent::Bench::new(image));
 }

@@ -29,7 +29,7 @@ struct Row(&'static str, &'static str, Option<&'static str>, Seen);
 
 /// All settings but those that have a test of their own.
 const TABLE: &[Row] = &[
-    Row("container.image", "'coi-small'", Some("--image=coi-small"), Key("user.coi.image", SMALL)),
+    Row("container.image", "'coi-default'", Some("--image=coi-default"), Key("user.coi.image", DEFAULT)),
     Row("container.docker", "true", None, Key("security.nesting", "true")),
     Row("defaults.profile", "'mine'", Some("--profile=mine"), Inside("echo $OF_PROFILE", "yes")),
     Row(
@@ -127,6 +127,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     // `coi run` has no agent; `coi shell` has the table's bash by one and by the other.
     ("tool.name", "every_setting_of_a_file_holds_for_both_commands"),
     ("tool.permission_mode", "an_agent_asks_if_it_is_to"),
+    // They have a file of tests of their own: agents.rs.
+    ("tool.auto_context", "what_an_agent_is_told_and_what_it_is_not"),
     ("git.seed_host_identity", "commits_are_by_whoever_works_on_the_host"),
     // They have a file of tests of their own: build.rs.
     ("container.build.base", "the_image_of_a_profile"),

@@ -11,6 +11,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness that fails is a test that fails")]
 
+pub mod agent;
 pub mod attacker;
 pub mod audit;
 mod cgroup;

@@ -34,7 +34,7 @@ impl Attach {
         let mut container = Container::join(incus, daemon, &owned, program, &settings).await?;
         ui::passed_over(&container.name, container.passed_over());
         if let Some(tool) = tool.filter(|_| !self.bash) {
-            let start = launch::anew(&container, tool, settings.tool.permission_mode.into());
+            let start = launch::anew(&container, tool, &settings);
             return session(container, &start, &mut signals).await;
         }
         Ok(match launch::beside(&mut container, &mut signals, &mut ui::Printer::OverScreen).await? {

@@ -85,9 +85,8 @@ impl Shell {
         tool: &'static dyn Tool,
         resumed: Option<&Session>,
     ) -> Result<Start> {
-        let permissions = launch.settings.config.tool.permission_mode.into();
         let profile = launch.settings.profiles.first().map(String::as_str);
-        let wishes = Wishes { tool, permissions, resumed, debug: self.debug, profile };
+        let wishes = Wishes { tool, resumed, debug: self.debug, profile };
         let (start, credentials) = launch::prepare(container, launch, wishes).await?;
         let name = tool.facts().name;
         if !credentials.is_empty() {

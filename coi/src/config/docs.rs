@@ -68,9 +68,9 @@ RUST_BACKTRACE = \"1\"
 HTTP_PROXY = \"\"               # takes the variable away again
 ```
 
-A list in a profile replaces the list of the profile that it builds on. `CONTEXT.md` in the directory is for the agent,
-`build.sh` is run in the image that `coi build --profile NAME` makes ([images.md](images.md)); a workspace's need trust.
-`coi profile list`, `info`, `create` and `validate` are for looking after them.
+A list in a profile replaces the list of the profile that it builds on. `CONTEXT.md` in the directory is for the agent
+(`context = \"CONTEXT.md\"` may say so), `build.sh` is run in the image that `coi build --profile NAME` makes
+([images.md](images.md)); a workspace's need trust. `coi profile list`, `info`, `create` and `validate` are for looking after them.
 
 ## Settings
 

@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{DAEMONS, KEYS, REASONS};
 use super::layer::{Leaf, Origin, Who};
+use super::profile::CONTEXT;
 use super::table::Key;
 use crate::monitor::rules::{Place, Reader, RuleError, RuleErrorKind, Source, nearest, read};
 
@@ -62,6 +63,16 @@ impl Walk<'_, '_> {
                         self.contents.inherits = Some((text.to_string(), self.reader.place(value.span())));
                     }
                     _ => self.reader.wrong_type("inherits", "a text", value),
+                }
+                continue;
+            }
+            if prefix.is_empty() && path == "context" && matches!(self.author.who, Who::Profile) {
+                // It is told without being named; who names it is used to that.
+                if !matches!(value.get_ref(), DeValue::String(text) if text == CONTEXT) {
+                    let message = format!("what a profile has agents told is the file {CONTEXT} beside it");
+                    let help = format!("call the file {CONTEXT}");
+                    let kind = RuleErrorKind::Setting { message, help, label: "this" };
+                    self.reader.error(value.span(), kind);
                 }
                 continue;
             }

@@ -174,6 +174,9 @@ settings! {
         /// Whether it acts without asking: the container is what confines it.
         "tool.permission_mode" permission_mode: PermissionMode = PermissionMode::Bypass,
             Workspace::Tightens(&["interactive"]);
+        /// What `~/SANDBOX_CONTEXT.md` says about where it runs it is told by its own means, such as Claude Code's
+        /// `~/.claude/CLAUDE.md`. The file is there in either case.
+        "tool.auto_context" auto_context: bool = true, Workspace::Asks;
     }
 }
 

@@ -285,7 +285,7 @@ fn profiles_build_on_each_other() {
         (USER, "forward_env = ['USERS']\n[environment]\nKEPT = '1'\n"),
         (
             "home/.coi/profiles/base/config.toml",
-            "inherits = 'hardened'\nimage = 'base'\nforward_env = ['A']\n[environment]\nONE = '1'\nTWO = '2'\n[limits.cpu]\ncount = '2'\n",
+            "inherits = 'hardened'\ncontext = 'CONTEXT.md'\nimage = 'base'\nforward_env = ['A']\n[environment]\nONE = '1'\nTWO = '2'\n[limits.cpu]\ncount = '2'\n",
         ),
         ("home/.coi/profiles/base/CONTEXT.md", "be brief"),
         (
@@ -315,9 +315,10 @@ fn what_is_wrong_with_profiles() {
         ("home/.coi/profiles/twice/config.toml", ""),
         ("home/app/.coi/profiles/twice/config.toml", ""),
         ("home/.coi/profiles/empty/README", ""),
+        ("home/.coi/profiles/told/config.toml", "context = 'TELL.md'\n"),
     ]);
     let mut said = String::new();
-    for name in ["a", "lost", "hardened", "twice", "empty", "../a", "los"] {
+    for name in ["a", "lost", "hardened", "twice", "empty", "../a", "los", "told"] {
         world.loader.variables = vec![("COI_DEFAULTS_PROFILE".into(), name.into())];
         said += &format!("{name}: {}\n", world.wrong());
         if name == "empty" {

@@ -10,11 +10,13 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::end::plan;
+use super::guest::Guest;
 use super::host::{code, hand_on};
 use super::monitored::is_over;
 use super::tmux::SESSION;
-use super::tool::{self, Context, Permissions, Setting, Tool};
+use super::tool::{self, Context, Setting, Tool};
 use super::{Caller, Container, Error, Launch, Notices, Result, Signals};
+use crate::config::Config;
 use crate::incus::Exec;
 use crate::monitor::service::api::ActionTaken;
 use crate::session::Metadata;
@@ -50,8 +52,6 @@ pub enum Ended {
 pub struct Wishes<'a> {
     /// The tool.
     pub tool: &'static dyn Tool,
-    /// Whether the tool asks before it acts.
-    pub permissions: Permissions,
     /// The session that it goes on with.
     pub resumed: Option<&'a Session>,
     /// A plain shell is started in the tool's place.
@@ -73,7 +73,7 @@ pub async fn prepare(
     launch: &Launch,
     wishes: Wishes<'_>,
 ) -> Result<(Start, Vec<&'static str>)> {
-    let Wishes { tool, permissions, resumed, debug, profile } = wishes;
+    let Wishes { tool, resumed, debug, profile } = wishes;
     let facts = tool.facts();
     for program in ["tmux", facts.program] {
         if !container.guest.has(program) {
@@ -82,7 +82,7 @@ pub async fn prepare(
     }
     let guest = &container.guest;
     let home = guest.home().to_owned();
-    let setting = Setting { home: &home, workspace: container.guest.workspace(), permissions };
+    let setting = setting(guest, &launch.settings.config);
     let caller = Caller::find()?;
     let (made, restored) = caller.act(|home| {
         let restored = match resumed.filter(|_| !container.is_again) {
@@ -100,7 +100,7 @@ pub async fn prepare(
         workspace: setting.workspace.to_owned(),
         home: home.clone(),
         tool: facts.name.to_owned(),
-        permission_mode: permissions,
+        permission_mode: setting.permissions,
         persistent: container.persistent,
         image: container.image.clone(),
         monitored: container.is_monitored(),
@@ -129,10 +129,19 @@ pub async fn prepare(
     Ok((Start { words, environment: tool.environment(&setting) }, installed.credentials))
 }
 
+/// What a tool is set up for there.
+fn setting<'a>(guest: &'a Guest, settings: &Config) -> Setting<'a> {
+    Setting {
+        home: guest.home(),
+        workspace: guest.workspace(),
+        permissions: settings.tool.permission_mode.into(),
+        auto_context: settings.tool.auto_context,
+    }
+}
+
 /// What is started when a session is gone that was attached to: the tool anew.
-pub fn anew(container: &Container, tool: &dyn Tool, permissions: Permissions) -> Start {
-    let setting =
-        Setting { home: container.guest.home(), workspace: container.guest.workspace(), permissions };
+pub fn anew(container: &Container, tool: &dyn Tool, settings: &Config) -> Start {
+    let setting = setting(&container.guest, settings);
     Start { words: tool.words(&setting, false), environment: tool.environment(&setting) }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Promises: incusd and lxcfs live in a mount namespace of their own in which /sys/fs/cgroup is a pure cgroup2, as on a
 //! current distribution, whatever the machine has there; they outlive this program; they are known by recorded pid *and*
-//! program, and nothing else is ever signalled. `down` ends them and leaves no mount, cgroup or bridge behind; Incus's
-//! database, pool and images stay, so that the next `setup` is quick.
+//! program, and nothing else is ever signalled. `down` ends them and leaves no cgroup or bridge behind, and no mount but
+//! that of the pools, if those are in memory; Incus's database, pools and images stay, so that the next `setup` is quick.
 
 use std::fs::File;
 use std::io;
@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, geteuid, setsid};
 
 use super::{STATE, SetupError, incus, io_error, make_dir};
@@ -72,6 +73,7 @@ pub(super) fn start(socket: &Path) -> Result<(), SetupError> {
     }
     own_id_range()?;
     make_dir(&state())?;
+    keep_pools_in_memory()?;
     let log_path = state().join("incusd.log");
     let log = File::create(&log_path).map_err(io_error(&log_path, "write this file"))?;
     let errors = log.try_clone().map_err(io_error(&log_path, "write this file"))?;
@@ -114,6 +116,23 @@ fn wait_for(socket: &Path, mut alive: impl FnMut() -> Result<(), SetupError>) ->
     // It answers before it has brought up its networks and pools.
     Cmd::new("incus").args(["admin", "waitready", "--timeout=60"]).limit(READY_WITHIN).output()?;
     Ok(())
+}
+
+/// With less memory than this, containers are on the disk.
+const MEMORY: u64 = 16 << 30;
+
+/// Puts storage pools that there are not yet into memory: unpacking Debian for a test takes most of a minute where disks
+/// are slow. Who has no service manager has nothing that outlives a boot either.
+fn keep_pools_in_memory() -> Result<(), SetupError> {
+    let pools = incus::directory().join("storage-pools");
+    let information = sysinfo().map_err(kernel("ask how much memory there is"))?;
+    let is_used = std::fs::read_dir(&pools).is_ok_and(|mut pools| pools.next().is_some());
+    if information.ram_total() < MEMORY || is_used || is_mounted(&pools) {
+        return Ok(());
+    }
+    make_dir(&pools)?;
+    mount(Some("coi-pools"), &pools, Some("tmpfs"), MsFlags::empty(), Some("size=50%,mode=711"))
+        .map_err(kernel("mount a tmpfs for storage pools"))
 }
 
 /// Gives root the ids that unprivileged containers are mapped to, unless it has some.
@@ -189,9 +208,9 @@ fn start_lxcfs() -> Result<(), SetupError> {
     Ok(())
 }
 
-fn is_mounted(path: &str) -> bool {
+fn is_mounted(path: impl AsRef<Path>) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    table.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path.as_ref()))
 }
 
 fn kernel(what: &str) -> impl FnOnce(nix::Error) -> SetupError {

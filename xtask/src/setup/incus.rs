@@ -24,9 +24,16 @@ const BRIDGE: &str = "incusbr0";
 
 /// Incus's API socket: where `INCUS_SOCKET` or `INCUS_DIR` say, as for Incus's own client.
 pub(super) fn socket() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("INCUS_SOCKET")
-        .unwrap_or_else(|| set("INCUS_DIR").unwrap_or_else(|| "/var/lib/incus".into()).join("unix.socket"))
+    set("INCUS_SOCKET").unwrap_or_else(|| directory().join("unix.socket"))
+}
+
+/// Where Incus keeps what it knows and has.
+pub(super) fn directory() -> PathBuf {
+    set("INCUS_DIR").unwrap_or_else(|| "/var/lib/incus".into())
+}
+
+fn set(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Whether an Incus answers on the socket.

@@ -54,6 +54,7 @@ pub async fn install(
     place.write(context::DATA.as_ref(), &context.data(), None).await?;
     // What the image, or the user in a container that stays, has put there is theirs.
     if let ContextBy::File(path) = tool.facts().context
+        && setting.auto_context
         && !place.has(path).await?
     {
         place.write(path.as_ref(), text.as_bytes(), None).await?;

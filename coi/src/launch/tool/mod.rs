@@ -89,6 +89,8 @@ pub struct Setting<'a> {
     pub workspace: &'a str,
     /// Whether it asks.
     pub permissions: Permissions,
+    /// Whether it is told what [`Context`] says.
+    pub auto_context: bool,
 }
 
 /// A file that is put into the home of the container's user.
@@ -130,7 +132,9 @@ pub trait Tool: Debug + Sync {
             words.extend(facts.resume.iter().map(|&word| word.to_owned()));
         }
         words.extend(mode.iter().map(|&word| word.to_owned()));
-        if let ContextBy::Argument(argument) = facts.context {
+        if let ContextBy::Argument(argument) = facts.context
+            && setting.auto_context
+        {
             words.extend([argument.to_owned(), format!("{}/{}", setting.home, context::TEXT)]);
         }
         words
@@ -208,7 +212,7 @@ mod tests {
     }
 
     fn setting(permissions: Permissions) -> Setting<'static> {
-        Setting { home: "/home/code", workspace: "/workspace", permissions }
+        Setting { home: "/home/code", workspace: "/workspace", permissions, auto_context: true }
     }
 
     #[test]
@@ -225,6 +229,15 @@ mod tests {
             }
         }
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn who_is_not_told_is_started_without_it() {
+        let told = setting(Permissions::Bypass);
+        let not_told = Setting { auto_context: false, ..told };
+        let words = |setting: &Setting<'_>| aider::Aider.words(setting, false).join(" ");
+        assert_eq!(words(&told), "aider --yes-always --read /home/code/SANDBOX_CONTEXT.md");
+        assert_eq!(words(&not_told), "aider --yes-always");
     }
 
     /// Everything that a host may keep beside a tool's own token.
