@@ -90,7 +90,8 @@ fn is_frozen(cgroup: &Path) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
 }
 
-/// LXC kills what is frozen, thaws it, and waits for that: whoever freezes it anew in between must not keep it waiting.
+/// LXC freezes, kills and thaws what it stops, and waits for each: whoever freezes or thaws in between must not keep it
+/// waiting.
 #[test]
 fn a_freeze_in_the_middle_of_a_stop_keeps_nobody_waiting() {
     /// LXC has long come to the point by then.

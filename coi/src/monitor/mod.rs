@@ -27,4 +27,5 @@ pub mod sensor;
 pub mod service;
 pub mod standing;
 mod turns;
+pub mod vacated;
 pub mod viewers;

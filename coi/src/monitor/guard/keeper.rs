@@ -23,6 +23,7 @@ use crate::monitor::{
     cgroup::{Cgroup, Mounts},
     private::Private,
     sensor::boottime,
+    vacated::Vacated,
 };
 
 /// How often it is looked whether the daemon is ending, and, without one, what has been made.
@@ -127,8 +128,8 @@ struct Still {
     cgroup: Arc<Cgroup>,
     /// Version 1's freezer knows of it, where it has a part in it.
     is_told: bool,
-    /// Something has run in it.
-    has_run: bool,
+    /// It may have ended, if it is a container.
+    vacated: Option<Vacated>,
 }
 
 impl Keeper {
@@ -355,24 +356,21 @@ impl Keeper {
         }
         self.still.extend(now_frozen.into_iter().map(|(cgroup, _)| Still {
             is_told: !cgroup.has_freezer(),
-            has_run: false,
+            vacated: Vacated::of(&cgroup),
             cgroup,
         }));
     }
 
-    /// Has version 1's freezer know of what stands still by now, and lets go a container that has ended: LXC may be waiting
-    /// for that.
+    /// Has version 1's freezer know of what stands still by now, and looks after containers that have ended.
     fn look_after(&mut self) {
-        self.still.retain_mut(|Still { cgroup, is_told, has_run }| {
-            let runs = cgroup.is_populated();
-            *has_run |= runs;
-            if *has_run && !runs && cgroup.is_payload() {
-                if cgroup.is_held()
-                    && let Err(error) = cgroup.thaw()
-                {
-                    tracing::error!(%error, "it has ended, and stands still");
+        self.still.retain_mut(|Still { cgroup, is_told, vacated }| {
+            if let Some(vacated) = vacated {
+                if let Err(error) = vacated.look() {
+                    tracing::error!(%error, "whoever stops it may wait for ever");
                 }
-                return cgroup.exists();
+                if vacated.is_empty() {
+                    return cgroup.exists();
+                }
             }
             if !cgroup.is_held() {
                 return false;

@@ -32,7 +32,6 @@ mod systemd;
 mod trees;
 #[cfg(any(test, fuzzing))]
 pub mod unmonitored;
-mod vacated;
 mod watch;
 mod watches;
 

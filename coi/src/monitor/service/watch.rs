@@ -23,7 +23,6 @@ use super::{
     ending::Ending,
     kept::Kept,
     ledger::Ledger,
-    vacated,
 };
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
@@ -39,6 +38,7 @@ use crate::monitor::{
     rules::{self, Alert, Counters, Denied},
     sensor::boottime,
     standing::{Held, HeldFor},
+    vacated::Vacated,
     viewers::{Shown, View},
 };
 
@@ -410,8 +410,8 @@ impl Watching {
                     self.began.notify_one();
                     self.kept.moved(Some(Arc::clone(&cgroup)));
                     looks.abort_all();
-                    if cgroup.is_payload() {
-                        looks.spawn(vacated::let_go(Arc::clone(&cgroup)));
+                    if let Some(vacated) = Vacated::of(&cgroup) {
+                        looks.spawn(vacated.follow());
                     }
                     self.guard(&cgroup).await;
                     if let Some(ending) = &self.ending {
