@@ -2,8 +2,6 @@
 //!
 //! The agent is a stand-in ([`coi_tests::agent`]) on the small image; build.rs has it on one that `coi build` has made.
 
-#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;

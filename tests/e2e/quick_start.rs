@@ -1,7 +1,5 @@
 //! The first steps as people know them, word for word, one after the other.
 
-#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
-
 use std::fs;
 use std::os::unix::fs::chown;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use coi_tests::incus::exec;
-use coi_tests::{Coi, Gate, SMALL, TINY, Viewer, alerts, end, fired, text};
+use coi_tests::{Coi, DEFAULT, Gate, TINY, Viewer, alerts, end, fired, text};
 use serde_json::Value;
 
 const MINER: &str = "[[rule]]\nid = \"no-miner\"\ntitle = \"t\"\nseverity = \"warning\"\nevent = \"exec\"\ncondition = \"process.name == 'xmrig'\"\n";
@@ -19,7 +19,7 @@ fn times<'a>(alerts: impl Iterator<Item = (&'a Value, &'a Value)>) -> Vec<(Optio
 fn a_recording_is_judged_as_it_was_judged_then() {
     let coi = Coi::new();
     let gate = Gate::new(&coi, "end");
-    let run = coi.start(&["run", "--image", SMALL, "read x <end"]);
+    let run = coi.start(&["run", "--image", DEFAULT, "read x <end"]);
     let gate = gate.reached();
     let file = tempfile::tempdir().unwrap();
     let recording = file.path().join("session.jsonl");

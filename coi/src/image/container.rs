@@ -96,7 +96,7 @@ impl Build {
     pub(super) async fn stop(&self) -> Result<()> {
         if let Err(error) = self.incus.shut_down(&self.name, Duration::from_secs(30)).await {
             tracing::debug!(%error, "the build container does not shut down by itself");
-            self.incus.stop_force(&self.name).await?;
+            self.incus.stop_force(&self.name, None).await?;
         }
         Ok(())
     }

@@ -404,7 +404,7 @@ impl Client {
 
     /// Starts an instance; answered once its init runs.
     pub async fn start(&self, name: &str) -> Result<()> {
-        self.set_state(name, "start", false, &format!("start {name}")).await
+        self.set_state(name, None, "start", false, &format!("start {name}")).await
     }
 
     /// Asks an instance's init to end, as when a machine is switched off; an error if it has not within this time.
@@ -414,19 +414,20 @@ impl Client {
         self.change(Method::PUT, &target, Some(&body), &format!("shut down {name}"), within + CHANGE).await
     }
 
-    /// Kills all processes of an instance. An ephemeral one is then gone.
-    pub async fn stop_force(&self, name: &str) -> Result<()> {
-        self.set_state(name, "stop", true, &format!("stop {name}")).await
+    /// Kills all processes of an instance. An ephemeral one is then gone. With a `uuid`, of no other one that has got its
+    /// name meanwhile: that it has gone is [`Error::NotFound`], here and below.
+    pub async fn stop_force(&self, name: &str, uuid: Option<&str>) -> Result<()> {
+        self.set_state(name, uuid, "stop", true, &format!("stop {name}")).await
     }
 
     /// Stops all processes of an instance where they are.
-    pub async fn freeze(&self, name: &str) -> Result<()> {
-        self.set_state(name, "freeze", false, &format!("freeze {name}")).await
+    pub async fn freeze(&self, name: &str, uuid: Option<&str>) -> Result<()> {
+        self.set_state(name, uuid, "freeze", false, &format!("freeze {name}")).await
     }
 
     /// Lets the processes of a frozen instance go on.
-    pub async fn unfreeze(&self, name: &str) -> Result<()> {
-        self.set_state(name, "unfreeze", false, &format!("unfreeze {name}")).await
+    pub async fn unfreeze(&self, name: &str, uuid: Option<&str>) -> Result<()> {
+        self.set_state(name, uuid, "unfreeze", false, &format!("unfreeze {name}")).await
     }
 
     /// Has an instance stay when it stops, and gives its configuration these keys.
@@ -438,22 +439,33 @@ impl Client {
     }
 
     /// Deletes an instance that does not run.
-    pub async fn delete(&self, name: &str) -> Result<()> {
+    pub async fn delete(&self, name: &str, uuid: Option<&str>) -> Result<()> {
         let target = format!("/1.0/instances/{}", segment(name));
-        self.change_when_free(Method::DELETE, &target, None, &format!("delete {name}")).await
+        let which = uuid.map(|uuid| (name, uuid));
+        self.change_when_free(which, Method::DELETE, &target, None, &format!("delete {name}")).await
     }
 
-    async fn set_state(&self, name: &str, action: &str, force: bool, what: &str) -> Result<()> {
+    async fn set_state(
+        &self,
+        name: &str,
+        uuid: Option<&str>,
+        action: &str,
+        force: bool,
+        what: &str,
+    ) -> Result<()> {
         let target = format!("/1.0/instances/{}/state", segment(name));
         let body = json!({ "action": action, "force": force, "timeout": CHANGE.as_secs() });
-        self.change_when_free(Method::PUT, &target, Some(&body), what).await
+        let which = uuid.map(|uuid| (name, uuid));
+        self.change_when_free(which, Method::PUT, &target, Some(&body), what).await
     }
 
     /// Like [`Self::change`], for an instance that something else may be happening to at the moment: Incus
     /// then refuses instead of waiting, and says no word when it is free. Even an attempt to make another
-    /// instance of its name keeps it busy for some milliseconds.
+    /// instance of its name keeps it busy for some milliseconds. When it is free, it may be another one by the same name:
+    /// `which` is looked at before each attempt.
     async fn change_when_free(
         &self,
+        which: Option<(&str, &str)>,
         method: Method,
         target: &str,
         body: Option<&Value>,
@@ -463,6 +475,13 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
+            if let Some((name, uuid)) = which
+                && self.instance(name).await?.uuid() != Some(uuid)
+            {
+                return Err(Error::NotFound {
+                    what: format!("instance {name} with the volatile.uuid {uuid}"),
+                });
+            }
             match self.change(method.clone(), target, body, what, CHANGE).await {
                 Err(Error::Refused { why, .. })
                     if is_busy(&why) && (attempts < BUSY_ATTEMPTS || Instant::now() < deadline) =>
@@ -636,5 +655,30 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let state = Client::at(socket).state("a").await.unwrap();
         assert_eq!((state.status, state.pid), (Status::Stopped, 0));
+    }
+
+    /// What is busy at first may be another one of the same name when it is free.
+    #[tokio::test]
+    async fn what_has_got_the_name_meanwhile_is_not_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("incus.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let deleted = std::sync::Arc::new(AtomicBool::new(false));
+        let (refused, looked) = (std::sync::Arc::clone(&deleted), std::sync::Arc::clone(&deleted));
+        let delete = move || {
+            assert!(!refused.swap(true, Ordering::Relaxed), "the other one is deleted");
+            let busy = json!({ "error": "Instance is busy running a \"stop\" operation" });
+            std::future::ready((StatusCode::BAD_REQUEST, Json(busy)))
+        };
+        let look = move || {
+            let uuid = if looked.load(Ordering::Relaxed) { "another" } else { "this" };
+            let found = json!({ "name": "a", "status": "Stopped", "config": { "volatile.uuid": uuid } });
+            std::future::ready(Json(json!({ "metadata": found })))
+        };
+        let router = Router::new().route("/1.0/instances/a", routing::get(look).delete(delete));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let done = Client::at(socket).delete("a", Some("this")).await;
+        assert!(matches!(done, Err(Error::NotFound { .. })), "{done:?}");
+        assert!(deleted.load(Ordering::Relaxed), "it was never tried");
     }
 }

@@ -210,7 +210,7 @@ pub(super) async fn stop(incus: &incus::Client, name: &str, uuid: Option<&str>) 
             Err(incus::Error::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(left(error)),
         }
-        match incus.stop_force(name).await {
+        match incus.stop_force(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => {}
             Err(error) if Instant::now() > deadline => return Err(left(error)),
             Err(_) => tokio::time::sleep(PAUSE).await,
@@ -230,7 +230,7 @@ pub(crate) async fn remove(incus: &incus::Client, name: &str, uuid: Option<&str>
             Err(incus::Error::NotFound { .. }) => return Ok(()),
             _ => {}
         }
-        match incus.delete(name).await {
+        match incus.delete(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(left(error.to_string())),
             // It runs again for a moment, or somebody else deletes it.

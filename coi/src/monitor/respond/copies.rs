@@ -99,7 +99,7 @@ pub(super) async fn forget(
     let mut kept = numbered(client, &group(name, original)).await?;
     kept.retain(|(_, instance)| instance.status == Status::Stopped);
     for (_, instance) in &kept[..kept.len().saturating_sub(most)] {
-        match client.delete(&instance.name).await {
+        match client.delete(&instance.name, instance.uuid()).await {
             Ok(()) | Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }

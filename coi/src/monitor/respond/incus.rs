@@ -69,14 +69,14 @@ impl IncusResponder {
 
     /// Ends when Incus knows that it is frozen.
     async fn tell_frozen(&self) -> Result<(), RespondError> {
-        let mut told = self.client.freeze(&self.name).await;
+        let mut told = self.client.freeze(&self.name, Some(&self.uuid)).await;
         // It may be at work on the container just then, and refuse or forget it.
         for _ in 0..ANNOUNCEMENTS {
             match self.status().await? {
                 Some((Status::Frozen, _)) | None => return Ok(()),
                 Some(_) => tokio::time::sleep(GONE_INTERVAL).await,
             }
-            told = self.client.freeze(&self.name).await;
+            told = self.client.freeze(&self.name, Some(&self.uuid)).await;
         }
         Ok(told?)
     }
@@ -92,7 +92,7 @@ impl IncusResponder {
                 }
                 Some((Status::Stopped, true)) => {
                     // Incus deletes it by itself unless it was restarted in between.
-                    match self.client.delete(&self.name).await {
+                    match self.client.delete(&self.name, Some(&self.uuid)).await {
                         Err(error) if !matches!(error, Error::NotFound { .. }) => {
                             tracing::debug!(%error, name = self.name, "Incus is still busy with it");
                         }
@@ -136,7 +136,7 @@ impl Responder for IncusResponder {
     fn thaw(&self, cgroup: Arc<Cgroup>) -> Action<'_> {
         Box::pin(async move {
             if let Ok(Some((Status::Frozen, _))) = self.status().await
-                && let Err(error) = self.client.unfreeze(&self.name).await
+                && let Err(error) = self.client.unfreeze(&self.name, Some(&self.uuid)).await
             {
                 tracing::warn!(%error, name = self.name, "Incus could not thaw it; its cgroup will be");
             }
@@ -152,7 +152,7 @@ impl Responder for IncusResponder {
         Box::pin(async move {
             // Incus notices by itself that the container has ended; asking makes sure, also where the kernel
             // refused. "Not running" and "not found" are what is wanted.
-            if let Err(error) = self.client.stop_force(&self.name).await {
+            if let Err(error) = self.client.stop_force(&self.name, Some(&self.uuid)).await {
                 tracing::debug!(%error, name = self.name, "stopping it after its cgroup was killed");
             }
             self.wait_gone().await

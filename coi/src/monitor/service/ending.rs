@@ -186,7 +186,7 @@ impl Ending {
             }
         }
         if life.delete || wish != Wish::AsPlanned {
-            match self.incus.delete(&self.name).await {
+            match self.incus.delete(&self.name, Some(&self.uuid)).await {
                 Ok(()) | Err(incus::Error::NotFound { .. }) => ended.deleted = true,
                 Err(error) => return Err(error.into()),
             }

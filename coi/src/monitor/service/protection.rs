@@ -194,7 +194,13 @@ impl Keeper {
                         is_settled = self.settle(tree, &cgroup, &released).await
                             || self.stands_without(tree, &cgroup).await;
                         if is_settled && self.was_absent.swap(false, Ordering::Relaxed) {
-                            self.close(tree, &released).await;
+                            match heed.as_mut() {
+                                // What the host has done since this daemon looks is told from what was done before.
+                                Some(heed) => {
+                                    self.answer(tree, heed.get_mut(), Vec::new(), &mut known, &mut released).await;
+                                }
+                                None => self.close(tree, &released).await,
+                            }
                         }
                     } else if self.is_exposed(tree, &cgroup, &released).await {
                         self.close(tree, &released).await;
