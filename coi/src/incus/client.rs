@@ -46,6 +46,21 @@ fn is_busy(why: &str) -> bool {
     IS_BUSY.iter().any(|words| why.contains(words))
 }
 
+/// Does LXC's own process for a container run, which calls itself `[lxc monitor] PATH NAME`? It tells Incus of the end by
+/// name and last, when Incus has long said that the container is stopped: if another one has the name by then, Incus puts
+/// away what that one is about to start with.
+fn has_monitor(name: &str) -> bool {
+    let ours = |title: &[u8]| {
+        let title = title.split(|byte| *byte == 0).next().unwrap_or_default();
+        title.strip_prefix(b"[lxc monitor] ").and_then(|rest| rest.rsplit(|byte| *byte == b' ').next())
+            == Some(name.as_bytes())
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+        .any(|title| ours(&title))
+}
+
 /// What Incus is given beyond an operation's own deadline to say that it passed.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -438,8 +453,14 @@ impl Client {
         self.begin(Method::PATCH, &target, Some(&body), &format!("change {name}")).await.map(drop)
     }
 
-    /// Deletes an instance that does not run.
+    /// Deletes an instance that does not run, once LXC has put it away, for which it has [`BUSY`].
     pub async fn delete(&self, name: &str, uuid: Option<&str>) -> Result<()> {
+        let deadline = Instant::now() + BUSY;
+        let full =
+            self.project.as_ref().map_or_else(|| name.to_owned(), |project| format!("{project}_{name}"));
+        while has_monitor(&full) && Instant::now() < deadline {
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
         let target = format!("/1.0/instances/{}", segment(name));
         let which = uuid.map(|uuid| (name, uuid));
         self.change_when_free(which, Method::DELETE, &target, None, &format!("delete {name}")).await
