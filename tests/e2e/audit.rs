@@ -247,7 +247,7 @@ fn joined(text: String, line: &&str) -> String {
 #[test]
 fn a_daemon_that_is_killed_leaves_a_gap_that_is_told() {
     const KILLS: usize = 4;
-    let bench = Bench::new("killed", "max_file_size = \"128KiB\"\nmin_file_age = \"1ms\"");
+    let bench = Bench::new("killed", "max_file_size = \"128KiB\"\nmin_file_age = \"1ms\"\nkeep_files = 1000");
     bench.watch();
     let path = bench.path();
     for round in 0..KILLS {
