@@ -2,7 +2,7 @@
 //!
 //! Whoever stops a container has LXC freeze what is in it, kill it, and thaw it, and LXC waits each time, without an end,
 //! for the kernel to tell of that. A freeze or thaw by somebody else in between takes the telling away: the kernel tells
-//! of changes only, and LXC, and Incus with it, wait for ever (seen with LXC 5.0 and 6.0).
+//! of changes only, and LXC, and Incus with it, wait for ever (seen with LXC 5.0.2).
 //!
 //! It promises that both are told again, by turns, until the cgroup has gone, and that LXC has [`GRACE`] before that for
 //! its own. A cgroup in which nothing has run yet is left alone: it may have been frozen before its init came.
