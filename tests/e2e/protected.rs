@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, incus};
@@ -304,6 +305,47 @@ fn the_hosts_git_goes_on_and_the_protection_holds_again() {
     own(&session.at(".git"));
     session.git(&["commit", "--allow-empty", "--quiet", "--message", "x"]).says("another hook");
     session.assert_running();
+    session.finish();
+}
+
+/// What the host had changed was found before the kernel had said who it was, and the container stood still for it: one
+/// look happened to fall into the change, or one path changed while another one's change was answered.
+#[test]
+fn whatever_the_host_does_at_once_is_the_hosts() {
+    let session = Session::repository(Coi::new(), |_| ()).start(TINY);
+    session.git(&["config", "alias.st", "status"]);
+    // From now on it is looked at every 100 ms.
+    session.assert_held_again(".git/config", "replaced");
+    let replace = |path: &str, made: &str| {
+        let (path, made) = (session.at(path), session.at(made));
+        fs::copy(&path, &made).unwrap();
+        lchown_to_user(&made);
+        fs::rename(made, path).unwrap();
+    };
+    std::thread::scope(|scope| {
+        // Into the looks, with ever another distance from the one before.
+        scope.spawn(|| {
+            for round in 0..60 {
+                replace(".git/config", ".git/config.lock");
+                std::thread::sleep(Duration::from_micros(97_000 + 100 * round));
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..200 {
+                fs::create_dir(session.at(".husky.new")).unwrap();
+                lchown_to_user(&session.at(".husky.new"));
+                let at = [".husky.new", ".husky"].map(|path| session.at(path));
+                renameat2(AT_FDCWD, &at[0], AT_FDCWD, &at[1], RenameFlags::RENAME_EXCHANGE).unwrap();
+                fs::remove_dir_all(&at[0]).unwrap();
+            }
+        });
+    });
+    assert_eq!(session.why_frozen(), Vec::<String>::new());
+    session.assert_held_again(".git/config", "replaced");
+    session.assert_held_again(".husky", "replaced");
+    let records = session.records();
+    let strange: Vec<_> = records.iter().filter(|record| record["by"] != "outside").collect();
+    assert!(strange.is_empty(), "{strange:?}");
     session.finish();
 }
 

@@ -453,12 +453,16 @@ impl Client {
         self.begin(Method::PATCH, &target, Some(&body), &format!("change {name}")).await.map(drop)
     }
 
-    /// Deletes an instance that does not run, once LXC has put it away, for which it has [`BUSY`].
+    /// Deletes an instance that does not run, once LXC has put it away, for which it has [`BUSY`]. One that is just being
+    /// started is called stopped, too: when it runs, Incus refuses.
     pub async fn delete(&self, name: &str, uuid: Option<&str>) -> Result<()> {
         let deadline = Instant::now() + BUSY;
         let full =
             self.project.as_ref().map_or_else(|| name.to_owned(), |project| format!("{project}_{name}"));
-        while has_monitor(&full) && Instant::now() < deadline {
+        while has_monitor(&full)
+            && Instant::now() < deadline
+            && self.instance(name).await?.status == Status::Stopped
+        {
             tokio::time::sleep(BUSY_PAUSE).await;
         }
         let target = format!("/1.0/instances/{}", segment(name));
@@ -652,7 +656,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::os::unix::process::CommandExt as _;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use axum::{Json, Router, routing};
 
@@ -676,6 +681,39 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let state = Client::at(socket).state("a").await.unwrap();
         assert_eq!((state.status, state.pid), (Status::Stopped, 0));
+    }
+
+    /// A start that somebody had asked for was still under way, and LXC's process then was that of what ran: it was waited
+    /// for as if it was about to end, and there was no time left for another attempt.
+    #[tokio::test]
+    async fn one_that_runs_after_all_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("incus.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let name = format!("a{}", std::process::id());
+        let mut monitor = std::process::Command::new("sleep")
+            .arg0(format!("[lxc monitor] /nowhere {name}"))
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let looks = std::sync::Arc::new(AtomicUsize::new(0));
+        let looked = std::sync::Arc::clone(&looks);
+        let look = move || {
+            let status = if looked.fetch_add(1, Ordering::Relaxed) < 2 { "Stopped" } else { "Running" };
+            std::future::ready(Json(json!({ "metadata": { "name": "a", "status": status } })))
+        };
+        let delete = || {
+            let runs = json!({ "error": "Instance is running" });
+            std::future::ready((StatusCode::BAD_REQUEST, Json(runs)))
+        };
+        let address = format!("/1.0/instances/{name}");
+        let router = Router::new().route(&address, routing::get(look).delete(delete));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let done = Client::at(socket).delete(&name, None).await;
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+        assert!(matches!(done, Err(Error::Refused { .. })), "{done:?}");
+        assert_eq!(looks.load(Ordering::Relaxed), 3);
     }
 
     /// What is busy at first may be another one of the same name when it is free.

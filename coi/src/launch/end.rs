@@ -19,6 +19,26 @@ use crate::session::{self, Metadata, Plan};
 /// How long Incus may take to say the same thing twice about a container that was killed.
 const SETTLED: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is tried at least: one attempt may have waited for longer than that.
+const ATTEMPTS: u32 = 3;
+
+/// How long something is tried again: for [`SETTLED`], and [`ATTEMPTS`] times at least.
+struct Patience {
+    attempts: u32,
+    until: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { attempts: 0, until: Instant::now() + SETTLED }
+    }
+
+    /// An attempt has failed: is there to be another one?
+    fn lasts(&mut self) -> bool {
+        self.attempts += 1;
+        self.attempts < ATTEMPTS || Instant::now() < self.until
+    }
+}
 
 /// How a container is ended.
 #[derive(Clone, Copy, Debug)]
@@ -124,11 +144,13 @@ async fn stop_and_finish(
     uuid: Option<&str>,
     wish: Wish,
 ) -> Result<client::Result<Ended>> {
-    let deadline = Instant::now() + SETTLED;
+    let mut patience = Patience::new();
     loop {
         stop(incus, name, uuid).await?;
         match daemon.finish(name, wish).await {
-            Err(client::Error::Refused(refusal)) if refusal.code == "incus" && Instant::now() < deadline => {
+            Err(client::Error::Refused(refusal))
+                if matches!(refusal.code.as_str(), "incus" | "busy") && patience.lasts() =>
+            {
                 tokio::time::sleep(PAUSE).await;
             }
             done => return Ok(done),
@@ -201,7 +223,7 @@ pub(super) async fn stop(incus: &incus::Client, name: &str, uuid: Option<&str>) 
     let left = |error: incus::Error| Error::Left { name: name.to_owned(), why: error.to_string() };
     // Incus may be at work on it, because it was killed or because it stopped by itself: then an attempt fails, and has
     // waited for that work.
-    let deadline = Instant::now() + SETTLED;
+    let mut patience = Patience::new();
     loop {
         match incus.instance(name).await {
             Ok(instance) if uuid.is_some() && instance.uuid() != uuid => return Ok(()),
@@ -212,7 +234,7 @@ pub(super) async fn stop(incus: &incus::Client, name: &str, uuid: Option<&str>) 
         }
         match incus.stop_force(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => {}
-            Err(error) if Instant::now() > deadline => return Err(left(error)),
+            Err(error) if !patience.lasts() => return Err(left(error)),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
@@ -222,7 +244,7 @@ pub(super) async fn stop(incus: &incus::Client, name: &str, uuid: Option<&str>) 
 /// is saved.
 pub(crate) async fn remove(incus: &incus::Client, name: &str, uuid: Option<&str>) -> Result<()> {
     let left = |why: String| Error::Left { name: name.to_owned(), why };
-    let deadline = Instant::now() + SETTLED;
+    let mut patience = Patience::new();
     loop {
         stop(incus, name, uuid).await?;
         match incus.instance(name).await {
@@ -232,7 +254,7 @@ pub(crate) async fn remove(incus: &incus::Client, name: &str, uuid: Option<&str>
         }
         match incus.delete(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(left(error.to_string())),
+            Err(error) if !patience.lasts() => return Err(left(error.to_string())),
             // It runs again for a moment, or somebody else deletes it.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }

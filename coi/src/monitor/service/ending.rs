@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::StatusCode;
 use nix::unistd::{Uid, User};
 use tokio::io::AsyncWriteExt as _;
 
@@ -311,7 +312,7 @@ impl From<EndError> for Refusal {
     fn from(error: EndError) -> Self {
         match error {
             EndError::Incus(error) => error.into(),
-            EndError::Runs { .. } => Self::bad_request(error.to_string()),
+            EndError::Runs { .. } => Self::new(StatusCode::CONFLICT, "busy", error.to_string()),
             EndError::Unsaved { .. } => Self::internal(error.to_string()),
         }
     }

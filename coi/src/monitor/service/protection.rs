@@ -24,7 +24,10 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     restore::Absence,
@@ -52,6 +55,9 @@ use crate::{
 const STARTING: Duration = Duration::from_millis(20);
 /// How often it is looked whether what was put right is still there, where root in the container could take it away.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a change that is seen may take to be told of, and by whom it was. The kernel tells at the end of the call that
+/// makes the change, and another process may have the processor in between.
+const TOLD: Duration = Duration::from_millis(500);
 
 /// Who has done something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +143,15 @@ struct Keeper {
     was_absent: AtomicBool,
 }
 
+/// What was found when everything was held.
+struct Looked {
+    /// The workspace is where it was.
+    is_there: bool,
+    seen: Vec<Seen>,
+    /// A process that has a file open for writing that was put in a protected one's place.
+    writer: Option<u32>,
+}
+
 /// A descriptor that tokio waits for.
 struct Readable(Heed);
 
@@ -183,27 +198,27 @@ impl Keeper {
                     if happened.iter().any(concerned)
                         && let Some(heed) = heed.as_mut()
                     {
-                        self.answer(tree, heed.get_mut(), happened, &mut known, &mut released).await;
+                        self.answer(tree, heed, happened, &mut known, &mut released).await;
                     }
                 }
                 () = tree.replaced.notified() => return,
                 () = began => is_settled = false,
                 () = tokio::time::sleep(wait) => {
                     let Some(cgroup) = self.watching.cgroup() else { continue };
-                    if !is_settled {
+                    let is_suspect = if is_settled {
+                        self.is_exposed(tree, &cgroup, &released).await
+                    } else {
                         is_settled = self.settle(tree, &cgroup, &released).await
                             || self.stands_without(tree, &cgroup).await;
-                        if is_settled && self.was_absent.swap(false, Ordering::Relaxed) {
-                            match heed.as_mut() {
-                                // What the host has done since this daemon looks is told from what was done before.
-                                Some(heed) => {
-                                    self.answer(tree, heed.get_mut(), Vec::new(), &mut known, &mut released).await;
-                                }
-                                None => self.close(tree, &released).await,
-                            }
+                        is_settled && self.was_absent.swap(false, Ordering::Relaxed)
+                    };
+                    match heed.as_mut() {
+                        _ if !is_suspect => {}
+                        // The host may have done it, and is told from others by what is heeded.
+                        Some(heed) => {
+                            self.answer(tree, heed, Vec::new(), &mut known, &mut released).await;
                         }
-                    } else if self.is_exposed(tree, &cgroup, &released).await {
-                        self.close(tree, &released).await;
+                        None => self.close(tree, &released).await,
                     }
                 }
             }
@@ -276,14 +291,14 @@ impl Keeper {
     async fn answer(
         &self,
         tree: &Arc<Tree>,
-        heed: &mut Readable,
+        heed: &mut AsyncFd<Readable>,
         mut happened: Vec<Happening>,
         known: &mut Known,
         released: &mut Vec<Inner>,
     ) {
         if self.watching.cgroup().is_none() {
             // Nothing runs; what is to be started is to be whole.
-            self.mark(tree, heed);
+            self.mark(tree, heed.get_mut());
             *known = self::known(tree);
             let (staged, incus) = (Arc::clone(tree), self.incus.clone());
             let restaged = tokio::task::spawn_blocking(move || staged.restage(&incus)).await;
@@ -296,63 +311,39 @@ impl Keeper {
             return;
         }
         let answered = async |cgroup: &Arc<Cgroup>| {
-            // All that was done before it stood still.
-            loop {
-                match heed.0.read() {
-                    Ok(more) if more.is_empty() => break,
-                    Ok(more) => happened.extend(more),
-                    Err(_) => {
-                        happened.push(Happening::Missed);
-                        break;
-                    }
+            let (mut who, mut held) = (Vec::new(), Vec::new());
+            let told_by = Instant::now() + TOLD;
+            let (mut changes, looked) = loop {
+                happened.extend(pending(heed.get_ref()));
+                for happening in &happened[who.len()..] {
+                    who.push(self.by(happening, cgroup).await);
                 }
-            }
-            let mut who = Vec::new();
-            for happening in &happened {
-                who.push(self.by(happening, cgroup).await);
-            }
-            self.mark(tree, heed);
-            let now = self::known(tree);
-            let mut changes = changes(&tree.entries, known, &now, &happened, &who);
-            learn(known, now, &happened);
-            let mut held = Vec::new();
-            for change in &changes {
-                // A repository that was made inside is finished there; what is secret was none of the host's.
-                let is_new_git = !tree.had_git && change.entry.path.below(".git").is_some();
-                let is_own = change.entry.how == How::Masked || is_new_git;
-                if change.by == By::Inside && is_own && !released.contains(&change.entry.path) {
-                    released.push(change.entry.path.clone());
+                self.mark(tree, heed.get_mut());
+                let now = self::known(tree);
+                let changes = changes(&tree.entries, known, &now, &happened, &who);
+                release(tree, &changes, released);
+                let files =
+                    changes.iter().filter_map(|change| now.get(&change.entry.path).copied().flatten());
+                let Some(looked) = self.look(tree, cgroup, released, files.collect()).await else {
+                    return Err("what is protected could not be looked at".to_owned());
+                };
+                held.extend(held_now(&looked.seen));
+                // The kernel tells of a change when it is there to be seen, and not before; and what cannot be held may be
+                // about to be replaced once more.
+                let is_untold = |entry: &Entry| {
+                    let is_changed =
+                        held.contains(&entry.path) || known.get(&entry.path) != now.get(&entry.path);
+                    is_changed && !happened.iter().any(|happening| happening.concerns(&entry.path))
+                };
+                let is_open =
+                    tree.entries.iter().any(is_untold) || looked.seen.iter().any(|one| one.done.is_err());
+                if is_open && let Ok(more) = timeout_at(told_by, self::happened(Some(heed))).await {
+                    happened.extend(more);
+                    continue;
                 }
-            }
-            if !tree.had_git && released.iter().any(|path| path.below(".git").is_some()) {
-                let rest = tree.entries.iter().filter(|entry| entry.path.below(".git").is_some());
-                let rest: Vec<_> =
-                    rest.map(|entry| entry.path.clone()).filter(|path| !released.contains(path)).collect();
-                released.extend(rest);
-            }
-            let seen = {
-                let (tree, directory, released) = (Arc::clone(tree), cgroup.directory(), released.clone());
-                let files: Vec<_> = changes
-                    .iter()
-                    .filter_map(|change| known.get(&change.entry.path).copied().flatten())
-                    .collect();
-                let keeps = Arc::clone(cgroup);
-                tokio::task::spawn_blocking(move || {
-                    let pids = lineage::members(&directory);
-                    drop(keeps);
-                    let is_there = inside::is_at(&pids, &tree.place, &tree.lasting.request.inside);
-                    (is_there, hold(&tree, &pids, &released), writer(&pids, &files))
-                })
-                .await
+                learn(known, now, &happened);
+                break (changes, looked);
             };
-            let Ok((is_there, seen, writer)) = seen else {
-                return Err("what is protected could not be looked at".to_owned());
-            };
-            for one in &seen {
-                if matches!(one.done, Ok(Done::Held)) {
-                    held.push(one.entry.path.clone());
-                }
-            }
             if !held.is_empty() {
                 self.is_weak.store(true, Ordering::Relaxed);
             }
@@ -363,8 +354,8 @@ impl Keeper {
                     changes.extend(blamed(entry, "replaced", &happened, &who));
                 }
             }
-            self.judge(&changes, &seen, &held, released, known, writer)?;
-            if is_there || changes.is_empty() {
+            self.judge(&changes, &looked.seen, &held, released, known, looked.writer)?;
+            if looked.is_there || changes.is_empty() {
                 return Ok(());
             }
             let inside = &tree.lasting.request.inside;
@@ -375,6 +366,26 @@ impl Keeper {
             ))
         };
         self.watching.still(answered).await;
+    }
+
+    /// Holds everything, and looks who could write to what has changed. `None` if that has failed altogether.
+    async fn look(
+        &self,
+        tree: &Arc<Tree>,
+        cgroup: &Arc<Cgroup>,
+        released: &[Inner],
+        files: Vec<Identity>,
+    ) -> Option<Looked> {
+        let (tree, keeps, released) = (Arc::clone(tree), Arc::clone(cgroup), released.to_vec());
+        let looked = tokio::task::spawn_blocking(move || {
+            let pids = lineage::members(&keeps.directory());
+            Looked {
+                is_there: inside::is_at(&pids, &tree.place, &tree.lasting.request.inside),
+                seen: hold(&tree, &pids, &released),
+                writer: writer(&pids, &files),
+            }
+        });
+        looked.await.ok()
     }
 
     /// Writes down what has changed; says why the container should not go on.
@@ -467,25 +478,14 @@ impl Keeper {
         looked.await.unwrap_or(false)
     }
 
-    /// What was put right was taken away again: it is put right once more, and the container stands still.
+    /// What is not protected any more, and nobody is told of changes: it is put right, and the container stands still.
     async fn close(&self, tree: &Arc<Tree>, released: &[Inner]) {
         let closed = async |cgroup: &Arc<Cgroup>| {
-            let (tree, directory, keeps) = (Arc::clone(tree), cgroup.directory(), Arc::clone(cgroup));
-            let mine = released.to_vec();
-            let seen = tokio::task::spawn_blocking(move || {
-                let pids = lineage::members(&directory);
-                drop(keeps);
-                hold(&tree, &pids, &mine)
-            });
-            let Ok(seen) = seen.await else {
+            let Some(looked) = self.look(tree, cgroup, released, Vec::new()).await else {
                 return Err("what is protected could not be looked at".to_owned());
             };
-            let held: Vec<_> = seen
-                .iter()
-                .filter(|one| matches!(one.done, Ok(Done::Held)))
-                .map(|one| one.entry.path.clone())
-                .collect();
-            self.judge(&[], &seen, &held, released, &Known::new(), None)
+            let held: Vec<_> = held_now(&looked.seen).collect();
+            self.judge(&[], &looked.seen, &held, released, &known(tree), None)
         };
         self.watching.still(closed).await;
     }
@@ -501,6 +501,43 @@ async fn happened(heed: Option<&AsyncFd<Readable>>) -> Vec<Happening> {
             Ok(happened) => return happened,
             Err(_) => return vec![Happening::Missed],
         }
+    }
+}
+
+/// What is there to be read already.
+fn pending(heed: &Readable) -> Vec<Happening> {
+    let mut all = Vec::new();
+    loop {
+        match heed.0.read() {
+            Ok(more) if more.is_empty() => return all,
+            Ok(more) => all.extend(more),
+            Err(_) => {
+                all.push(Happening::Missed);
+                return all;
+            }
+        }
+    }
+}
+
+/// What had to be held anew.
+fn held_now(seen: &[Seen]) -> impl Iterator<Item = Inner> {
+    seen.iter().filter(|one| matches!(one.done, Ok(Done::Held))).map(|one| one.entry.path.clone())
+}
+
+/// A repository that was made inside is finished there; what is secret was none of the host's.
+fn release(tree: &Tree, changes: &[Change], released: &mut Vec<Inner>) {
+    for change in changes {
+        let is_new_git = !tree.had_git && change.entry.path.below(".git").is_some();
+        let is_own = change.entry.how == How::Masked || is_new_git;
+        if change.by == By::Inside && is_own && !released.contains(&change.entry.path) {
+            released.push(change.entry.path.clone());
+        }
+    }
+    if !tree.had_git && released.iter().any(|path| path.below(".git").is_some()) {
+        let rest = tree.entries.iter().filter(|entry| entry.path.below(".git").is_some());
+        let rest: Vec<_> =
+            rest.map(|entry| entry.path.clone()).filter(|path| !released.contains(path)).collect();
+        released.extend(rest);
     }
 }
 

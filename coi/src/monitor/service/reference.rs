@@ -73,7 +73,7 @@ fn reference() -> String {
         "409, 413), `denied` (403), `rules` (422: a rule is wrong, and nothing has changed), `incus` (502: Incus does not do",
     );
     say(
-        "it), `workspace` (422: a workspace cannot be protected as it is), `busy` (503: too many connections), `monitor` (503: the",
+        "it), `workspace` (422: a workspace cannot be protected as it is), `busy` (503: too many connections; 409: it runs again), `monitor` (503: the",
     );
     say("monitor does not work on this machine), `internal` (500).");
     say("\n## Limits\n");
