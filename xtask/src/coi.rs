@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::check::cargo;
+use crate::check::{cargo, of_workspace};
 use crate::run::{Cmd, RunError};
 use crate::setup::{self, Ready};
 
@@ -98,11 +98,11 @@ pub(crate) fn build_unless(
 }
 
 fn build(profile: Profile) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let (flags, dir): (&[&str], _) = match profile {
-        Profile::Debug => (&[], "debug"),
-        Profile::Release => (&["--release"], "release"),
+    let (build, dir) = match profile {
+        Profile::Debug => (of_workspace("build").args(["--bin", "coi"]), "debug"),
+        Profile::Release => (cargo().args(["build", "--release", "-p", "coi"]), "release"),
     };
-    cargo().args(["build", "-p", "coi"]).args(flags).foreground()?;
+    build.foreground()?;
     // Wherever cargo was told to build, this program was built there too: TARGET/debug/xtask.
     let mut path = this_program()?;
     path.pop();

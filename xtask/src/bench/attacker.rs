@@ -91,10 +91,10 @@ impl Attacker {
     }
 
     /// When it called connect(2), as it says once it has been thawed and its connection has been closed.
-    pub(super) fn began(&mut self) -> Result<u64> {
+    pub(super) fn began(&mut self) -> io::Result<u64> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        Ok(line.trim_end().parse()?)
+        line.trim_end().parse().map_err(io::Error::other)
     }
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn attack(port: u16, act: Act) -> Result<()> {
 }
 
 /// Puts the watcher before others where processors are scarce: what it waits for is measured, not its turn.
-fn hurry() {
+pub(super) fn hurry() {
     // SAFETY: plain numbers; 0 is the calling thread. Where it is refused, the numbers are worse than need be.
     unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
 }
