@@ -12,7 +12,7 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -132,6 +132,9 @@ pub struct Cgroup {
     path: String,
     directory: File,
     id: u64,
+    /// What stops it, open beforehand: to find it again would be a good part of what a freeze takes, and there may be no
+    /// descriptor left by then. The hierarchy's root has none, and who only looks may not have it.
+    freeze: Option<File>,
     /// Its directory in version 1's hierarchy of the freezer, where it has one.
     freezer: Option<File>,
 }
@@ -152,7 +155,7 @@ impl Cgroup {
         let opened = open(unified).and_then(|directory| Ok((directory.metadata()?.ino(), directory)));
         let (id, directory) = opened.map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
         let freezer = freezer.and_then(|root| open(root).ok());
-        Ok(Self { path: path.to_owned(), directory, id, freezer })
+        Ok(Self { path: path.to_owned(), freeze: open_freeze(&directory), directory, id, freezer })
     }
 
     /// The cgroup whose directory was opened by somebody else, under this path.
@@ -160,7 +163,7 @@ impl Cgroup {
         let id = directory.metadata()?.ino();
         let freezer = Mounts::find().ok().and_then(|mounts| mounts.freezer);
         let freezer = freezer.and_then(|root| File::open(root.join(path.trim_start_matches('/'))).ok());
-        Ok(Self { path: path.to_owned(), directory, id, freezer })
+        Ok(Self { path: path.to_owned(), freeze: open_freeze(&directory), directory, id, freezer })
     }
 
     /// Its path from the hierarchy's root.
@@ -233,11 +236,16 @@ impl Cgroup {
         file: &'static str,
         value: &'static str,
     ) -> Result<(), CgroupError> {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file))
-            .and_then(|mut opened| opened.write_all(value.as_bytes()))
-            .map_err(|source| CgroupError::Write { path: self.path.clone(), file, value, source })
+        let opened = open_below(directory, file);
+        let written = opened.and_then(|mut opened| opened.write_all(value.as_bytes()));
+        written.map_err(|source| CgroupError::Write { path: self.path.clone(), file, value, source })
+    }
+
+    fn write_freeze(&self, value: &'static str) -> Result<(), CgroupError> {
+        const FILE: &str = "cgroup.freeze";
+        let Some(freeze) = &self.freeze else { return self.write(FILE, value) };
+        let written = freeze.write_all_at(value.as_bytes(), 0);
+        written.map_err(|source| CgroupError::Write { path: self.path.clone(), file: FILE, value, source })
     }
 
     /// Whether it is still there.
@@ -247,12 +255,12 @@ impl Cgroup {
 
     /// Begins to stop all its processes. Microseconds; [`Self::wait_frozen`] says when they have, and has version 1 know.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.freeze", "1")
+        self.write_freeze("1")
     }
 
     /// Lets them go on.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        self.write("cgroup.freeze", "0")?;
+        self.write_freeze("0")?;
         self.write_freezer("THAWED")
     }
 
@@ -328,9 +336,37 @@ impl Cgroup {
     }
 }
 
+/// Opens a file of a cgroup to write to it.
+fn open_below(directory: &File, file: &str) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .open(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file))
+}
+
+fn open_freeze(directory: &File) -> Option<File> {
+    open_below(directory, "cgroup.freeze").ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By then another one may have its name, and the daemon no descriptor left.
+    #[test]
+    fn it_is_frozen_by_what_was_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cgroup.freeze");
+        fs::write(&file, "0").unwrap();
+        let cgroup = Cgroup::of_directory("/a", File::open(directory.path()).unwrap()).unwrap();
+        let opened = File::open(&file).unwrap();
+        fs::rename(&file, directory.path().join("old")).unwrap();
+        fs::write(&file, "0").unwrap();
+        cgroup.freeze().unwrap();
+        assert_eq!(
+            (io::read_to_string(opened).unwrap(), fs::read_to_string(file).unwrap()),
+            ("1".into(), "0".into())
+        );
+    }
 
     #[test]
     fn a_file_without_an_end_is_not_read_to_it() {

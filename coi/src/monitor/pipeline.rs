@@ -444,8 +444,9 @@ impl Pipeline {
         loop {
             self.pulse.fetch_add(1, Ordering::Relaxed);
             let worked = rested.elapsed();
+            let mut slept = false;
             if self.turns.len() == 0 || worked >= WORK {
-                self.wait(&mut quiet, LOOK.max(worked / REST), &mut precedence);
+                slept = self.wait(&mut quiet, LOOK.max(worked / REST), &mut precedence);
                 rested = Instant::now();
             }
             // Commands are taken first and carried out last: what happened before somebody asked is judged
@@ -464,6 +465,11 @@ impl Pipeline {
                 self.judge_turns();
             } else {
                 self.catch_up();
+            }
+            if slept {
+                // Not before: what has woken it may be an attack.
+                let asleep = self.sensor.is_awake();
+                self.complain(asleep, "watched processes wake the monitor more often than they need");
             }
             for command in commands {
                 match command {
@@ -557,12 +563,14 @@ impl Pipeline {
         }
     }
 
-    /// Waits until there may be something to do; while something comes, for `rest`.
-    fn wait(&mut self, quiet: &mut Quiet, rest: Duration, precedence: &mut Precedence) {
+    /// Waits until there may be something to do; while something comes, for `rest`. Did it sleep until the kernel side woke
+    /// it? That still thinks so.
+    fn wait(&mut self, quiet: &mut Quiet, rest: Duration, precedence: &mut Precedence) -> bool {
         let commands = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
         let began = Instant::now();
         let silence = began.duration_since(quiet.since);
-        let (woken, asked) = if self.turns.len() == 0 && (self.scopes.is_empty() || silence >= BUSY) {
+        let sleeps = self.turns.len() == 0 && (self.scopes.is_empty() || silence >= BUSY);
+        let (woken, asked) = if sleeps {
             precedence.was_idle(began.duration_since(self.last));
             let awake = self.sensor.sleeps();
             self.complain(awake, "the monitor may notice things late");
@@ -573,19 +581,17 @@ impl Pipeline {
             };
             quiet.napped = true;
             let rings = PollFd::new(self.sensor.wakes(), PollFlags::POLLIN);
-            let woken = ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None);
-            let asleep = self.sensor.is_awake();
-            self.complain(asleep, "watched processes wake the monitor more often than they need");
-            (woken, sleep)
+            (ppoll(&mut [rings, commands], Some(TimeSpec::from_duration(sleep)), None), sleep)
         } else {
             (ppoll(&mut [commands], Some(TimeSpec::from_duration(rest)), None), rest)
         };
         if woken == Ok(0) {
             precedence.slept(asked, began);
-            return;
+        } else {
+            // Empty if nobody called, as when the wait was interrupted.
+            let _ = self.wake.read();
         }
-        // Empty if nobody called, as when the wait was interrupted.
-        let _ = self.wake.read();
+        sleeps
     }
 
     fn complain(&self, result: Result<(), SensorError>, what: &str) {

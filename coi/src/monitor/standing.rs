@@ -120,6 +120,7 @@ impl Standing {
     pub fn open(directory: &Private, name: &str) -> Result<(Self, Left), PrivateError> {
         let failed = |source| PrivateError { path: directory.path().join(name), source };
         let file = directory.in_place(name).map_err(failed)?;
+        file.set_len(HELD + PART).map_err(failed)?;
         let boot = boot_id();
         let was: Now = part(&file, HELD).filter(|now: &Now| now.boot == boot).unwrap_or_default();
         // Without the last part nothing is settled; of another boot nothing is left.
@@ -213,12 +214,10 @@ fn part<T: DeserializeOwned>(file: &File, at: u64) -> Option<T> {
 fn write_part(file: &File, at: u64, value: &impl Serialize) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(value)?;
     bytes.push(b'\n');
-    let length = usize::try_from(PART).unwrap_or(usize::MAX);
-    if bytes.len() > length {
+    if bytes.len() as u64 > PART {
         return Err(io::Error::other("a note is longer than its place"));
     }
-    // JSON has no line's end but the one behind it.
-    bytes.resize(length, b'\n');
+    // JSON has no line's end but the one behind it: what is left of a longer one there is not read.
     file.write_all_at(&bytes, at)
 }
 

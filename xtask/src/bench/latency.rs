@@ -97,13 +97,14 @@ async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<
         let subject = make(coi)?;
         anstream::eprintln!("{}: {runs} runs", subject.title);
         let mut least = subject.least(runs / 2, signals).await?;
-        let (observed, recorded) = subject.measure(coi, &listener, runs, signals).await?;
+        let [observed, decided, recorded] = subject.measure(coi, &listener, runs, signals).await?;
         least.extend(subject.least(runs - runs / 2, signals).await?);
         let none = || "nothing was measured";
         results.push(Measured {
             subject: subject.title,
             least_us: Summary::of(least).ok_or_else(none)?,
             observed_us: Summary::of(observed).ok_or_else(none)?,
+            decided_us: Summary::of(decided).ok_or_else(none)?,
             recorded_us: Summary::of(recorded).ok_or_else(none)?,
         });
     }
@@ -131,7 +132,9 @@ struct Measured {
     least_us: Summary,
     /// By the attacker's and the watcher's clocks.
     observed_us: Summary,
-    /// By the daemon's records.
+    /// By the daemon's records: until the kernel was told to freeze it.
+    decided_us: Summary,
+    /// By the daemon's records: until it saw that all stood still.
     recorded_us: Summary,
 }
 
@@ -197,14 +200,14 @@ impl Subject {
         Ok(freezes.map_err(io_error(format!("freezing {} by hand", self.title)))?)
     }
 
-    /// With COI: what was seen, and what is in the audit log.
+    /// With COI: what was seen, and what is in the audit log of the decisions and of the freezes.
     async fn measure(
         &self,
         coi: &Coi,
         listener: &TcpListener,
         runs: u32,
         signals: &mut Signals,
-    ) -> Result<(Vec<u64>, Vec<u64>)> {
+    ) -> Result<[Vec<u64>; 3]> {
         let [option, target] = &self.target;
         coi.run(&["monitor", option, target, "--respond", "--detach"], signals).await?;
         let mut attacker = Attacker::start(&self.cgroup, listener.local_addr()?.port(), Act::Connect)?;
@@ -222,16 +225,19 @@ impl Subject {
             tokio::time::sleep(APART).await;
         }
         let records = coi.audit(&self.name, signals).await?;
-        let recorded: Vec<u64> = records
-            .iter()
-            .filter(|record| record["rule"]["id"] == "bench-connect")
-            .filter_map(|record| Some(record.pointer("/coi/action/latency_us")?.as_u64()? * 1000))
-            .collect();
-        if recorded.len() != observed.len() {
-            return Err(format!("{runs} freezes, but {} in the audit log", recorded.len()).into());
+        let recorded = |what: &str| -> Vec<u64> {
+            records
+                .iter()
+                .filter(|record| record["rule"]["id"] == "bench-connect")
+                .filter_map(|record| Some(record.pointer("/coi/action")?.get(what)?.as_u64()? * 1000))
+                .collect()
+        };
+        let [decided, frozen] = ["decided_us", "latency_us"].map(recorded);
+        if (decided.len(), frozen.len()) != (observed.len(), observed.len()) {
+            return Err(format!("{runs} freezes, but {} in the audit log", frozen.len()).into());
         }
         coi.ask("DELETE", &format!("/v1/watches/{}", self.name), None, signals).await?;
-        Ok((observed, recorded))
+        Ok([observed, decided, frozen])
     }
 }
 
@@ -242,17 +248,18 @@ fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
         return;
     }
     anstream::println!("connect() to frozen: {runs} runs each, {machine}");
-    anstream::println!("{:<42} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
+    anstream::println!("{:<51} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
     for measured in results {
         for (what, summary) in [
             ("the least", measured.least_us),
             ("seen from outside", measured.observed_us),
-            ("in the audit log", measured.recorded_us),
+            ("in the audit log, decided", measured.decided_us),
+            ("in the audit log, frozen", measured.recorded_us),
         ] {
             let row = format!("{}, {what}", measured.subject);
             let [median, p99, min, max] =
                 [summary.median, summary.p99, summary.min, summary.max].map(|us| us / 1000.0);
-            anstream::println!("{row:<42} {median:>10.3} {p99:>10.3} {min:>10.3} {max:>10.3}");
+            anstream::println!("{row:<51} {median:>10.3} {p99:>10.3} {min:>10.3} {max:>10.3}");
         }
     }
 }

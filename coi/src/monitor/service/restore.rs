@@ -445,9 +445,9 @@ mod tests {
     }
 
     /// A directory with the files that a cgroup has; what is written to them stays.
-    fn cgroup(freeze: &str, events: &str) -> (tempfile::TempDir, Arc<Cgroup>) {
+    fn cgroup(files: &[(&str, &str)]) -> (tempfile::TempDir, Arc<Cgroup>) {
         let directory = tempfile::tempdir().unwrap();
-        for (name, text) in [("cgroup.freeze", freeze), ("cgroup.events", events), ("cgroup.kill", "")] {
+        for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
         }
         let cgroup = Cgroup::of_directory("/x", File::open(directory.path()).unwrap()).unwrap();
@@ -458,7 +458,8 @@ mod tests {
     async fn what_was_decided_is_done_once() {
         let responder = CgroupResponder;
         // Killed between the note and the freeze.
-        let (directory, running) = cgroup("0", "frozen 1\npopulated 0\n");
+        let events = ("cgroup.events", "frozen 1\npopulated 0\n");
+        let (directory, running) = cgroup(&[("cgroup.freeze", "0"), events, ("cgroup.kill", "")]);
         let (error, then, holds) =
             make_good(&intent(1, ActionName::Freeze), Some(&running), &responder).await;
         assert_eq!((error, holds), (None, true));
@@ -476,9 +477,9 @@ mod tests {
         assert_eq!((error, holds), (None, false));
         assert!(then.ends_with("nothing of it runs any more"), "{then}");
         // It cannot be done.
-        fs::remove_file(directory.path().join("cgroup.kill")).unwrap();
-        fs::remove_file(directory.path().join("cgroup.freeze")).unwrap();
-        let (error, _, holds) = make_good(&intent(4, ActionName::Freeze), Some(&running), &responder).await;
+        let (_directory, unstoppable) = cgroup(&[events]);
+        let (error, _, holds) =
+            make_good(&intent(4, ActionName::Freeze), Some(&unstoppable), &responder).await;
         assert!(error.is_some() && !holds);
     }
 }
