@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -352,6 +352,44 @@ fn why_there_is_no_network() {
         broken.build(&format!("#!/bin/sh\n{base}\n"), &["--base", TINY]).expect(0);
         bench.build(&format!("#!/bin/sh\n{script}\n"), &["--base", &broken.alias]).expect(1).says(says);
     }
+}
+
+/// A minimal Debian is made on this machine, and not in a container.
+#[test]
+fn an_interrupted_debootstrap_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let bench = Bench::new();
+        profile(&bench, true, &format!("[container]\nimage = '{}'\n", bench.alias), "");
+        let place = tempfile::tempdir().unwrap();
+        let before = image("coi-base-bookworm");
+        let words = ["build", "--profile", "mine", "--base", "debootstrap:bookworm", "--force"];
+        let build = Running::start(bench.coi.command(&words).env("TMPDIR", place.path()));
+        eventually("debootstrap is at work", || {
+            fs::read_to_string(bench.log()).is_ok_and(|log| log.contains("I: "))
+        });
+        assert!(works_in(place.path()));
+        build.signal(signal);
+        build.finish().expect(128 + signal as i32);
+        eventually("nobody is at work there", || !works_in(place.path()));
+        // Killed, it leaves an empty directory: what was mounted there was seen by nobody else.
+        for left in fs::read_dir(place.path()).unwrap() {
+            assert_eq!(signal, Signal::SIGKILL);
+            assert!(fs::read_dir(left.unwrap().path()).unwrap().next().is_none());
+        }
+        assert_eq!(bench.image(), None);
+        if before.is_some() {
+            assert_eq!(image("coi-base-bookworm"), before);
+        }
+    }
+}
+
+/// Is there a process that makes a Debian below this directory?
+fn works_in(place: &Path) -> bool {
+    let wanted = format!("DIRECTORY={}/", place.display());
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|process| fs::read(process.path().join("environ")).ok()).any(|environment| {
+        environment.split(|byte| *byte == 0).any(|line| line.starts_with(wanted.as_bytes()))
+    })
 }
 
 /// Everything: Debian's packages, npm's agents, this machine's authorities. It takes minutes, more than other tests may.

@@ -436,7 +436,9 @@ fn a_daemon_whose_monitor_hangs_only_looks_alive() {
     ptrace::interrupt(monitor).unwrap();
     waitpid(monitor, Some(WaitPidFlag::__WALL)).unwrap();
     eventually("it is frozen", || is_frozen(cgroup.path()));
-    assert_eq!(bench.coi.ask("/v1/status").0, 200, "the daemon answers");
+    for call in ["/v1/status", "/v1/watches", &format!("/v1/watches/{name}")] {
+        assert_eq!(bench.coi.ask(call).0, 200, "the daemon answers {call}");
+    }
     ptrace::detach(monitor, None).unwrap();
     eventually("that is recorded", || named(&bench.records(&name)) == ["freeze", "thaw"]);
     assert!(!is_frozen(cgroup.path()));

@@ -26,7 +26,7 @@ use super::{
     watches::Service,
 };
 use crate::{
-    monitor::{pipeline::Order, rules::MOST_BYTES},
+    monitor::{guard, pipeline::Order, rules::MOST_BYTES},
     session::Plan,
 };
 
@@ -360,11 +360,23 @@ async fn status(State(service): State<Arc<Service>>, Extension(caller): Extensio
     })
 }
 
+/// Waits until what has happened so far is judged. If the monitor's thread hangs, what is known is told: who asks wants to
+/// know why everything stands still by then, as the guard will have it.
+async fn caught_up(service: &Service) -> Result<(), Refusal> {
+    match tokio::time::timeout(guard::SILENCE, service.pipeline.catch_up()).await {
+        Ok(caught_up) => Ok(caught_up?),
+        Err(_) => {
+            tracing::warn!("the monitor's thread does not answer");
+            Ok(())
+        }
+    }
+}
+
 async fn list(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Vec<Watch>>, Refusal> {
-    service.pipeline.catch_up().await?;
+    caught_up(&service).await?;
     let mut watches: Vec<_> = service.seen_by(&caller).iter().map(|watching| watching.describe()).collect();
     watches.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Json(watches))
@@ -395,7 +407,7 @@ async fn one(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Watch>, Refusal> {
     let watching = service.find(&name, &caller)?;
-    service.pipeline.catch_up().await?;
+    caught_up(&service).await?;
     watching.settled().await;
     Ok(Json(watching.describe()))
 }
@@ -548,7 +560,7 @@ async fn rules(
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
     // What is on its way is counted; without a monitor the numbers are those of its end.
-    let _ = service.pipeline.catch_up().await;
+    let _ = caught_up(&service).await;
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&service)).into_response()
 }
 
