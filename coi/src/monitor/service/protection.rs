@@ -337,7 +337,10 @@ impl Keeper {
                 };
                 let is_open =
                     tree.entries.iter().any(is_untold) || looked.seen.iter().any(|one| one.done.is_err());
-                if is_open && let Ok(more) = timeout_at(told_by, self::happened(Some(heed))).await {
+                if is_open
+                    && Instant::now() < told_by
+                    && let Ok(more) = timeout_at(told_by, self::happened(Some(heed))).await
+                {
                     happened.extend(more);
                     continue;
                 }
