@@ -191,7 +191,7 @@ fn one_that_is_kept_goes_on_where_it_was() {
     let name = bench.background(&["--persistent"]);
     bench.say("in the first start");
     bench.coi.coi(&["shutdown", &name, "--timeout", "5"]).expect(0).says("is stopped, and kept");
-    assert_eq!(bench.background(&["--resume"]), name);
+    assert_eq!(bench.background(&["--continue"]), name);
     bench.until("{\"said\":\"in the first start\"}");
     assert_eq!(bench.sessions().len(), 1, "it is one session");
     bench.coi.coi(&["kill", &name]).expect(0);

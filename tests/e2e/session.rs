@@ -55,6 +55,27 @@ fn detached_and_attached_and_killed_while_detached() {
 }
 
 #[test]
+fn a_shell_in_the_agents_place_and_one_beside_it() {
+    let coi = Coi::new();
+    let began = coi.coi(&["shell", "--background", "--debug", "--tool", "claude"]).expect(0);
+    let name = began.text().trim().to_owned();
+    coi.coi(&["tmux", "send", &name, "seq 1000 2000; echo \"do\"ne"]).expect(0);
+    let seen = |more: &[&str]| coi.coi(&[&["tmux", "capture", &name], more].concat()).expect(0).text();
+    eventually("its lines are printed", || seen(&[]).contains("\ndone\n"));
+    assert!(!seen(&[]).contains("\n1500\n"));
+    assert!(seen(&["--history", "1000"]).contains("\n1500\n"));
+
+    let terminal = Terminal::open(&coi);
+    enter(&terminal, "coi attach --bash", "left");
+    terminal.until("code@");
+    terminal.enter("echo \"be\"side $PWD; exit 7");
+    terminal.until("beside /workspace");
+    terminal.until("left:7");
+    assert!(seen(&[]).contains("\ndone\n"), "the session goes on");
+    coi.coi(&["kill", &name]).expect(0);
+}
+
+#[test]
 fn killed_while_attached_and_ended_by_exit() {
     let coi = Coi::new();
     let name = coi.container();
