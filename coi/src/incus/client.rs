@@ -696,6 +696,12 @@ mod tests {
             .arg("60")
             .spawn()
             .unwrap();
+        // It has its title a moment after it has begun.
+        let deadline = Instant::now() + BUSY;
+        while !has_monitor(&name) {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
         let looks = std::sync::Arc::new(AtomicUsize::new(0));
         let looked = std::sync::Arc::clone(&looks);
         let look = move || {
