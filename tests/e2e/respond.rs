@@ -293,7 +293,8 @@ impl<'a> NoFreeze<'a> {
 
 impl Drop for NoFreeze<'_> {
     fn drop(&mut self) {
-        end(Command::new("umount").arg(self.file())).expect(0);
+        // The daemon has it open.
+        end(Command::new("umount").arg("--lazy").arg(self.file())).expect(0);
     }
 }
 

@@ -25,6 +25,9 @@ use crate::session::store::{self, Kept, Session};
 /// How long a question to the guest may take. It hangs while the container is frozen.
 const ASK: Duration = Duration::from_secs(10);
 
+/// What `--debug` starts.
+const DEBUG_SHELL: &str = "bash";
+
 /// Terminals that every image knows.
 const TERMS: [&str; 7] =
     ["xterm-256color", "xterm", "screen-256color", "screen", "tmux-256color", "linux", "vt100"];
@@ -75,7 +78,9 @@ pub async fn prepare(
 ) -> Result<(Start, Vec<&'static str>)> {
     let Wishes { tool, resumed, debug, profile } = wishes;
     let facts = tool.facts();
-    for program in ["tmux", facts.program] {
+    // Why the agent does not start may be what is looked for.
+    let program = if debug { DEBUG_SHELL } else { facts.program };
+    for program in ["tmux", program] {
         if !container.guest.has(program) {
             return Err(container.lacks(program));
         }
@@ -123,7 +128,7 @@ pub async fn prepare(
     let plan = caller.home().and_then(|on_host| plan(tool, on_host, home.clone(), metadata));
     container.monitored.daemon().set_session(&container.name, plan.as_ref()).await?;
     let words = match debug {
-        true => vec!["bash".to_owned()],
+        true => vec![DEBUG_SHELL.to_owned()],
         false => tool.words(&setting, resumed.is_some()),
     };
     Ok((Start { words, environment: tool.environment(&setting) }, installed.credentials))
