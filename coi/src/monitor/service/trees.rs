@@ -172,11 +172,12 @@ impl Trees {
             locked(&tree.claimed).clone_from(&locked(&before.claimed));
             before.replaced.notify_one();
         }
-        let trees = Arc::downgrade(self);
+        // What is over by then is not kept for this.
+        let (trees, tree) = (Arc::downgrade(self), Arc::downgrade(&tree));
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(UNCLAIMED).await;
-                let Some(trees) = trees.upgrade() else { return };
+                let (Some(trees), Some(tree)) = (trees.upgrade(), tree.upgrade()) else { return };
                 if locked(&tree.claimed).is_some() {
                     return;
                 }
