@@ -323,7 +323,7 @@ fn whatever_the_host_does_at_once_is_the_hosts() {
         fs::rename(made, path).unwrap();
     };
     std::thread::scope(|scope| {
-        // Into the looks, with ever another distance from the one before.
+        // Into the looks, with ever another distance from the one before: nothing is waited for, the pace is what is tried.
         scope.spawn(|| {
             for round in 0..60 {
                 replace(".git/config", ".git/config.lock");
