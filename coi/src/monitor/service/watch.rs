@@ -23,6 +23,7 @@ use super::{
     ending::Ending,
     kept::Kept,
     ledger::Ledger,
+    memory::give_back,
 };
 use crate::monitor::{
     audit::{self, Done, Gap, Log, OnFullDisk, Outcome, Record},
@@ -456,6 +457,7 @@ impl Watching {
                     self.flush().await;
                     drop(self.log().take());
                     self.watched.release();
+                    tokio::task::spawn_blocking(give_back);
                     return;
                 }
                 Note::Order(order, by, reply) => {
