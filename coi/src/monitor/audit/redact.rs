@@ -513,7 +513,11 @@ fn inline<'a>(text: &'a str, found: &mut Vec<String>) -> Cow<'a, str> {
         Regex::new(r#"(?P<before>[?&]|["'{,]\s*)(?P<name>[A-Za-z_][\w.-]*)(?P<is>["']?\s*[=:]\s*["']?)(?P<secret>[^\s&#"',}]+)"#).ok()
     });
     let mut text = Cow::Borrowed(text);
+    // Most texts have nothing of the kind, and to look for that takes no memory.
     for form in FORMS.iter() {
+        if !form.is_match(&text) {
+            continue;
+        }
         let clean = form.replace_all(&text, |captures: &Captures<'_>| {
             found.push(captures["secret"].to_owned());
             let part = |name| captures.name(name).map_or("", |part| part.as_str());
@@ -523,7 +527,7 @@ fn inline<'a>(text: &'a str, found: &mut Vec<String>) -> Cow<'a, str> {
             text = Cow::Owned(clean);
         }
     }
-    if let Some(parameter) = PARAMETER.as_ref() {
+    if let Some(parameter) = PARAMETER.as_ref().filter(|parameter| parameter.is_match(&text)) {
         let mut any = false;
         let clean = parameter.replace_all(&text, |captures: &Captures<'_>| {
             let secret = &captures["secret"];
