@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use coi_tests::incus::{self, Foreign};
-use coi_tests::{Coi, Ended, TINY, end, program};
+use coi_tests::{Coi, Ended, TINY, copy_program, end, program};
 use nix::unistd::{Gid, Group};
 use tempfile::TempDir;
 
@@ -23,7 +23,7 @@ impl ForAll {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(program(), dir.path().join("coi")).unwrap();
+        copy_program(program(), dir.path().join("coi"));
         Self(dir)
     }
 

@@ -3,11 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what fails here is a test")]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::Ipv4Addr;
 
 use coi_tests::routes::PROGRAM;
-use coi_tests::{Attacker, Cgroup, Coi, Running, alerts, eventually, text};
+use coi_tests::{Attacker, Cgroup, Coi, Running, alerts, copy_program, eventually, text};
 use serde_json::Value;
 
 /// How many processes flood.
@@ -46,7 +45,7 @@ fn fired(coi: &Coi, cgroup: &Cgroup) -> BTreeSet<String> {
 
 fn flood(kind: &str, event: &str) {
     let coi = Coi::new();
-    fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+    copy_program(PROGRAM, coi.workspace().join("routes"));
     coi.write(".env", "A=1\n");
     let [a, b, idle] = ["a", "b", "idle"].map(|role| Cgroup::make(&format!("{kind}-{role}")));
     coi.daemon().expect_flood(&a.name());

@@ -8,7 +8,9 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use coi_tests::{Cgroup, Coi, Gate, Reached, TINY, USER, Viewer, end, eventually, fired, incus, program};
+use coi_tests::{
+    Cgroup, Coi, Gate, Reached, TINY, USER, Viewer, copy_program, end, eventually, fired, incus, program,
+};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -76,8 +78,8 @@ fn a_command_of_the_host_and_a_cgroup_have_them_too() {
     let coi = Coi::new();
     coi.user_rules("mine.toml", &rule("user-rule", "user-prog"));
     workspace_rules(&coi, &rule("workspace-rule", "ws-prog"));
-    fs::copy("/bin/true", coi.workspace().join("user-prog")).unwrap();
-    fs::copy("/bin/true", coi.workspace().join("ws-prog")).unwrap();
+    copy_program("/bin/true", coi.workspace().join("user-prog"));
+    copy_program("/bin/true", coi.workspace().join("ws-prog"));
     let watch = coi.start(&["watch", "--", "sh", "-c", "./user-prog; ./ws-prog"]);
     let name = format!("coi.watch-{}", watch.pid());
     watch.finish().expect(0);

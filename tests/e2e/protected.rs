@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use coi_tests::audit::of_kind;
 use coi_tests::incus::{self, incus};
-use coi_tests::{Coi, DEADLINE, DEFAULT, Ended, Gate, Reached, Running, TINY, USER, end, eventually, text};
+use coi_tests::{
+    Coi, DEADLINE, DEFAULT, Ended, Gate, Reached, Running, TINY, USER, end, eventually, text, write_script,
+};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -156,8 +158,7 @@ fn git(workspace: &Path, words: &[&str]) -> Ended {
 
 fn hook(coi: &Coi, name: &str, line: &str) {
     let path = coi.workspace().join(".git/hooks").join(name);
-    fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&path, &format!("#!/bin/sh\n{line}\n"));
 }
 
 /// Gives everything to the workspace's owner.

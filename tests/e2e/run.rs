@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use coi_tests::routes::PROGRAM;
-use coi_tests::{Coi, DEFAULT, Gate, Running, TINY, USER, incus};
+use coi_tests::{Coi, DEFAULT, Gate, Running, TINY, USER, copy_program, incus};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -120,7 +120,7 @@ fn two_at_once_in_one_workspace() {
 #[test]
 fn what_is_allowed_stays_open_and_is_said_to_be_a_hole() {
     let coi = Coi::new();
-    fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+    copy_program(PROGRAM, coi.workspace().join("routes"));
     for allowed in [false, true] {
         let script = "./routes io-uring-setup 192.0.2.1";
         let mut words = vec!["run", "--image", TINY];

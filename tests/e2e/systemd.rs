@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use coi_tests::incus::Foreign;
 use coi_tests::{
-    Attacker, Coi, DEADLINE, Daemon, Running, SMALL, TINY, actions, alerts, end, eventually, incus, program,
+    Attacker, Coi, DEADLINE, Daemon, Running, SMALL, TINY, actions, alerts, copy_program, end, eventually,
+    incus, program, write_script,
 };
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -30,7 +31,7 @@ fn installed() -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = root.path().join("coi");
-    fs::copy(self::program(), &program).unwrap();
+    copy_program(self::program(), &program);
     let mut install = Command::new(&program);
     let ended = end(install.args(["daemon", "install", "--root"]).arg(root.path())).expect(0);
     let units = root.path().join("etc/systemd/system");
@@ -274,8 +275,7 @@ fn sandbox(units: &Path, at: &Path) -> PathBuf {
         .replace("@CAPABILITIES@", &capabilities.join(","))
         .replace("@FILTERED@", env!("CARGO_BIN_EXE_filtered"))
         .replace("@CALLS@", &numbers(&setting(units, "SystemCallFilter")));
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&script, &text);
     script
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::incus::{Foreign, incus};
-use crate::{Coi, Ended, Gate, Running, TINY, Viewer, alerts, end, text};
+use crate::{Coi, Ended, Gate, Running, TINY, Viewer, alerts, copy_program, end, text};
 
 /// The program that takes them, which runs anywhere.
 pub const PROGRAM: &str = env!("COI_ROUTES");
@@ -83,7 +83,7 @@ impl Taken {
         let arguments = ["--config", config.to_str().unwrap(), "--rules", more.to_str().unwrap()];
         let coi = Coi::without(missing, &arguments);
         std::os::unix::fs::chown(coi.workspace(), Some(0), Some(0)).unwrap();
-        fs::copy(PROGRAM, coi.workspace().join("routes")).unwrap();
+        copy_program(PROGRAM, coi.workspace().join("routes"));
         coi.write("list", routes.join("\n"));
         let script = format!(
             "ip addr add {ADDRESS}/32 dev lo; for route in $(cat list); do ./routes $route {ADDRESS} || exit; done"
