@@ -11,6 +11,7 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
+use aho_corasick::AhoCorasick;
 use regex::{Captures, Regex};
 use serde_json::{Map, Value};
 
@@ -491,33 +492,82 @@ fn name_words(name: &str) -> Vec<String> {
     words
 }
 
+/// What has a secret within a word, each with what no such text is without, in any case. Most texts have none of that, and
+/// are not searched for more: each thread that searches needs memory of its own for it, half a megabyte in all.
+const FORMS: [(&str, &[&str]); 6] = [
+    // https://user:secret@host
+    (r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<secret>[^\s/@]+)(?P<after>@)", &["://"]),
+    // Authorization: Bearer secret, wherever the quotes are.
+    (
+        r"(?P<before>(?i:\bauthorization\s*[:=]\s*(?:basic|bearer|token|digest|apikey|negotiate)\s+))(?P<secret>[^\s'\x22]+)",
+        &["authorization"],
+    ),
+    (r"(?P<before>(?i:\bbearer\s+))(?P<secret>[A-Za-z0-9_.~+/=-]{8,})", &["bearer"]),
+    // Forms that their issuers chose so that they can be found.
+    (
+        r"(?P<secret>\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}|hf_[A-Za-z0-9]{24,}|dop_v1_[a-f0-9]{32,}|AGE-SECRET-KEY-1[A-Z0-9]{20,}))",
+        &[
+            "ghp_",
+            "gho_",
+            "ghu_",
+            "ghs_",
+            "ghr_",
+            "github_pat_",
+            "glpat-",
+            "sk-",
+            "xox",
+            "xapp-",
+            "AIza",
+            "npm_",
+            "pypi-",
+            "hf_",
+            "dop_v1_",
+            "AGE-SECRET-KEY-1",
+        ],
+    ),
+    (r"(?P<secret>\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*)", &["eyJ"]),
+    (r"(?P<before>-----BEGIN [A-Z ]*PRIVATE KEY-----)(?P<secret>[^-]+)", &["-----BEGIN"]),
+];
+
+/// [`FORMS`], ready.
+struct Forms {
+    /// What comes before, the secret, what comes after.
+    forms: Vec<Regex>,
+    hints: AhoCorasick,
+    /// Which form each hint is of.
+    of: Vec<usize>,
+}
+
+impl Forms {
+    /// None of them if one does not compile, which a test says.
+    fn new() -> Option<Self> {
+        let forms: Result<_, _> = FORMS.iter().map(|(form, _)| Regex::new(form)).collect();
+        let all =
+            || FORMS.iter().enumerate().flat_map(|(n, (_, hints))| hints.iter().map(move |hint| (n, hint)));
+        let hints = AhoCorasick::builder().ascii_case_insensitive(true).build(all().map(|(_, hint)| hint));
+        Some(Self { forms: forms.ok()?, hints: hints.ok()?, of: all().map(|(n, _)| n).collect() })
+    }
+
+    /// The forms that a text may have.
+    fn possible(&self, text: &str) -> impl Iterator<Item = &Regex> {
+        let mut possible = [false; FORMS.len()];
+        for hint in self.hints.find_overlapping_iter(text) {
+            possible[self.of[hint.pattern()]] = true;
+        }
+        self.forms.iter().zip(possible).filter_map(|(form, possible)| possible.then_some(form))
+    }
+}
+
 /// Secrets that are known by where they stand within a word, or by their form.
 fn inline<'a>(text: &'a str, found: &mut Vec<String>) -> Cow<'a, str> {
-    /// What comes before, the secret, what comes after.
-    static FORMS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-        let forms = [
-            // https://user:secret@host
-            r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<secret>[^\s/@]+)(?P<after>@)",
-            // Authorization: Bearer secret, wherever the quotes are.
-            r"(?P<before>(?i:\bauthorization\s*[:=]\s*(?:basic|bearer|token|digest|apikey|negotiate)\s+))(?P<secret>[^\s'\x22]+)",
-            r"(?P<before>(?i:\bbearer\s+))(?P<secret>[A-Za-z0-9_.~+/=-]{8,})",
-            // Forms that their issuers chose so that they can be found.
-            r"(?P<secret>\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}|hf_[A-Za-z0-9]{24,}|dop_v1_[a-f0-9]{32,}|AGE-SECRET-KEY-1[A-Z0-9]{20,}))",
-            r"(?P<secret>\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*)",
-            r"(?P<before>-----BEGIN [A-Z ]*PRIVATE KEY-----)(?P<secret>[^-]+)",
-        ];
-        forms.iter().filter_map(|form| Regex::new(form).ok()).collect()
-    });
+    static READY: LazyLock<Option<Forms>> = LazyLock::new(Forms::new);
     /// `?name=value`, or `"name": "value"` in a body.
     static PARAMETER: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(r#"(?P<before>[?&]|["'{,]\s*)(?P<name>[A-Za-z_][\w.-]*)(?P<is>["']?\s*[=:]\s*["']?)(?P<secret>[^\s&#"',}]+)"#).ok()
     });
+    let original = text;
     let mut text = Cow::Borrowed(text);
-    // Most texts have nothing of the kind, and to look for that takes no memory.
-    for form in FORMS.iter() {
-        if !form.is_match(&text) {
-            continue;
-        }
+    for form in READY.iter().flat_map(|forms| forms.possible(original)) {
         let clean = form.replace_all(&text, |captures: &Captures<'_>| {
             found.push(captures["secret"].to_owned());
             let part = |name| captures.name(name).map_or("", |part| part.as_str());
@@ -527,7 +577,7 @@ fn inline<'a>(text: &'a str, found: &mut Vec<String>) -> Cow<'a, str> {
             text = Cow::Owned(clean);
         }
     }
-    if let Some(parameter) = PARAMETER.as_ref().filter(|parameter| parameter.is_match(&text)) {
+    if let Some(parameter) = PARAMETER.as_ref().filter(|_| original.contains(['=', ':'])) {
         let mut any = false;
         let clean = parameter.replace_all(&text, |captures: &Captures<'_>| {
             let secret = &captures["secret"];
@@ -563,6 +613,17 @@ mod tests {
         let text = "a?token=abcdef https://u:pw@h Authorization: Basic abc= Bearer abcdefgh eyJhbGciOiJ.eyJz.x \
                     ghp_0123456789012345678901234567890123 -----BEGIN OPENSSH PRIVATE KEY-----abc";
         assert_eq!(inline(text, &mut Vec::new()).matches(MASK).count(), 7);
+    }
+
+    #[test]
+    fn each_issuers_form_is_found_by_its_hint() {
+        for hint in FORMS[3].1 {
+            let more = if *hint == "xox" { "b-" } else { "" };
+            let secret = format!("{hint}{more}{}", "0".repeat(40));
+            assert_eq!(inline(&format!("a {secret} b"), &mut Vec::new()), format!("a {MASK} b"));
+        }
+        let shouted = "AUTHORIZATION: BEARER x HTTPS://me:x@h -----BEGIN PRIVATE KEY-----x";
+        assert_eq!(inline(shouted, &mut Vec::new()).matches(MASK).count(), 3);
     }
 
     #[test]
