@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::socket::{Connection, WebSocket};
-use super::{Error, Result};
+use super::{Error, Patience, Result};
 use crate::http::{self, segment};
 
 /// Where Incus listens when nothing else is said.
@@ -33,14 +33,8 @@ const CREATE: Duration = Duration::from_secs(600);
 /// How Incus says that an instance's init ended between finding it and looking at its network.
 const HAS_JUST_ENDED: &str = "Invalid PID";
 
-/// How long to try again while something else happens to an instance, and how often.
-const BUSY: Duration = Duration::from_secs(10);
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-
-/// How Incus says that something else happens to an instance, or just did: it may have waited for that, so a few
-/// attempts are always made.
+/// How Incus says that something else happens to an instance, or just did.
 const IS_BUSY: [&str; 2] = ["Instance is busy", "matching non-reusable operation"];
-const BUSY_ATTEMPTS: u32 = 3;
 
 fn is_busy(why: &str) -> bool {
     IS_BUSY.iter().any(|words| why.contains(words))
@@ -333,15 +327,13 @@ impl Client {
     /// What an instance is doing now, and its init's pid.
     pub async fn state(&self, name: &str) -> Result<InstanceState> {
         let (target, what) = (format!("/1.0/instances/{}/state", segment(name)), format!("instance {name}"));
-        let deadline = Instant::now() + BUSY;
+        let mut patience = Patience::new();
         loop {
-            match self.get(&target, &what).await {
-                Err(Error::Refused { why, .. })
-                    if why.contains(HAS_JUST_ENDED) && Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                other => return other,
+            let state = self.get(&target, &what).await;
+            let has_just_ended =
+                matches!(&state, Err(Error::Refused { why, .. }) if why.contains(HAS_JUST_ENDED));
+            if !(has_just_ended && patience.lasts().await) {
+                return state;
             }
         }
     }
@@ -453,18 +445,16 @@ impl Client {
         self.begin(Method::PATCH, &target, Some(&body), &format!("change {name}")).await.map(drop)
     }
 
-    /// Deletes an instance that does not run, once LXC has put it away, for which it has [`BUSY`]. One that is just being
-    /// started is called stopped, too: when it runs, Incus refuses.
+    /// Deletes an instance that does not run, once LXC has put it away, for which it has the time of a [`Patience`]. One
+    /// that is just being started is called stopped, too: when it runs, Incus refuses.
     pub async fn delete(&self, name: &str, uuid: Option<&str>) -> Result<()> {
-        let deadline = Instant::now() + BUSY;
+        let mut patience = Patience::new();
         let full =
             self.project.as_ref().map_or_else(|| name.to_owned(), |project| format!("{project}_{name}"));
         while has_monitor(&full)
-            && Instant::now() < deadline
             && self.instance(name).await?.status == Status::Stopped
-        {
-            tokio::time::sleep(BUSY_PAUSE).await;
-        }
+            && patience.lasts().await
+        {}
         let target = format!("/1.0/instances/{}", segment(name));
         let which = uuid.map(|uuid| (name, uuid));
         self.change_when_free(which, Method::DELETE, &target, None, &format!("delete {name}")).await
@@ -484,10 +474,8 @@ impl Client {
         self.change_when_free(which, Method::PUT, &target, Some(&body), what).await
     }
 
-    /// Like [`Self::change`], for an instance that something else may be happening to at the moment: Incus
-    /// then refuses instead of waiting, and says no word when it is free. Even an attempt to make another
-    /// instance of its name keeps it busy for some milliseconds. When it is free, it may be another one by the same name:
-    /// `which` is looked at before each attempt.
+    /// Like [`Self::change`], for an instance that something else may be happening to at the moment. When it is free, it
+    /// may be another one by the same name: `which` is looked at before each attempt.
     async fn change_when_free(
         &self,
         which: Option<(&str, &str)>,
@@ -496,10 +484,8 @@ impl Client {
         body: Option<&Value>,
         what: &str,
     ) -> Result<()> {
-        let deadline = Instant::now() + BUSY;
-        let mut attempts = 0;
+        let mut patience = Patience::new();
         loop {
-            attempts += 1;
             if let Some((name, uuid)) = which
                 && self.instance(name).await?.uuid() != Some(uuid)
             {
@@ -507,13 +493,10 @@ impl Client {
                     what: format!("instance {name} with the volatile.uuid {uuid}"),
                 });
             }
-            match self.change(method.clone(), target, body, what, CHANGE).await {
-                Err(Error::Refused { why, .. })
-                    if is_busy(&why) && (attempts < BUSY_ATTEMPTS || Instant::now() < deadline) =>
-                {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                other => return other,
+            let changed = self.change(method.clone(), target, body, what, CHANGE).await;
+            let is_busy = matches!(&changed, Err(Error::Refused { why, .. }) if is_busy(why));
+            if !(is_busy && patience.lasts().await) {
+                return changed;
             }
         }
     }
@@ -658,6 +641,7 @@ impl Client {
 mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use axum::{Json, Router, routing};
 
@@ -697,7 +681,7 @@ mod tests {
             .spawn()
             .unwrap();
         // It has its title a moment after it has begun.
-        let deadline = Instant::now() + BUSY;
+        let deadline = Instant::now() + QUICK;
         while !has_monitor(&name) {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();

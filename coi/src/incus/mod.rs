@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod images;
 mod lifecycle;
+mod patience;
 mod socket;
 
 pub use client::{
@@ -21,6 +22,7 @@ pub use exec::{Exec, Output, Process};
 pub use files::{Attributes, Entry, FileKind, Files, Handle, Ownership};
 pub use images::{Image, Publish};
 pub use lifecycle::{Lifecycle, LifecycleEvent};
+pub use patience::Patience;
 
 /// The project that is meant where none is named.
 pub const DEFAULT_PROJECT: &str = "default";

@@ -3,7 +3,7 @@
 //! A container that has a session is stopped here, and brought to its end by the daemon, which saves the session first
 //! and does so, too, if this process is gone by then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::container::{Container, Owned, arm};
 use super::guest::home_of;
@@ -11,34 +11,13 @@ use super::monitored::launched;
 use super::spec::PERSISTENT_KEY;
 use super::tool;
 use super::{Caller, Error, Notices, Result, Workspace, own_rules};
-use crate::incus::{self, Status};
+use crate::incus::{self, Patience, Status};
 use crate::monitor::service::api::{ActionTaken, Ended, Life, Subject, WatchRequest, WatchState, Wish};
 use crate::monitor::service::client;
 use crate::session::{self, Metadata, Plan};
 
-/// How long Incus may take to say the same thing twice about a container that was killed.
-const SETTLED: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(50);
-/// How often it is tried at least: one attempt may have waited for longer than that.
-const ATTEMPTS: u32 = 3;
-
-/// How long something is tried again: for [`SETTLED`], and [`ATTEMPTS`] times at least.
-struct Patience {
-    attempts: u32,
-    until: Instant,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { attempts: 0, until: Instant::now() + SETTLED }
-    }
-
-    /// An attempt has failed: is there to be another one?
-    fn lasts(&mut self) -> bool {
-        self.attempts += 1;
-        self.attempts < ATTEMPTS || Instant::now() < self.until
-    }
-}
+/// How the daemon refuses what may be so in a moment: Incus is at work on the container, or it runs.
+const NOT_YET: [&str; 2] = ["incus", "busy"];
 
 /// How a container is ended.
 #[derive(Clone, Copy, Debug)]
@@ -147,13 +126,10 @@ async fn stop_and_finish(
     let mut patience = Patience::new();
     loop {
         stop(incus, name, uuid).await?;
-        match daemon.finish(name, wish).await {
-            Err(client::Error::Refused(refusal))
-                if matches!(refusal.code.as_str(), "incus" | "busy") && patience.lasts() =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            done => return Ok(done),
+        let finished = daemon.finish(name, wish).await;
+        let not_yet = matches!(&finished, Err(client::Error::Refused(refusal)) if NOT_YET.contains(&refusal.code.as_str()));
+        if !(not_yet && patience.lasts().await) {
+            return Ok(finished);
         }
     }
 }
@@ -234,8 +210,8 @@ pub(super) async fn stop(incus: &incus::Client, name: &str, uuid: Option<&str>) 
         }
         match incus.stop_force(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => {}
-            Err(error) if !patience.lasts() => return Err(left(error)),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) if !patience.lasts().await => return Err(left(error)),
+            Err(_) => {}
         }
     }
 }
@@ -254,9 +230,9 @@ pub(crate) async fn remove(incus: &incus::Client, name: &str, uuid: Option<&str>
         }
         match incus.delete(name, uuid).await {
             Ok(()) | Err(incus::Error::NotFound { .. }) => return Ok(()),
-            Err(error) if !patience.lasts() => return Err(left(error.to_string())),
             // It runs again for a moment, or somebody else deletes it.
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) if !patience.lasts().await => return Err(left(error.to_string())),
+            Err(_) => {}
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
     watches::Service,
 };
 use crate::{
-    incus::{self, FileKind, Files, Status},
+    incus::{self, FileKind, Files, Patience, Status},
     monitor::{audit::Record, cgroup::Cgroup, lineage, sensor::boottime},
     session::{MOST_BYTES, MOST_DEPTH, MOST_FILES, Plan, Saved, frame},
 };
@@ -35,12 +35,6 @@ use crate::{
 const SAVED_WITHIN: Duration = Duration::from_secs(180);
 /// What says in Incus that an instance has run and stopped, and was not only made.
 const LAST_STATE: &str = "volatile.last_state.power";
-
-/// How long Incus may take to know that a container has stopped, and how often it is asked.
-const KNOWN_WITHIN: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(100);
-/// How often it is tried in any case.
-const ATTEMPTS: u32 = 3;
 
 /// How long the record of a kill waits for what becomes of the container.
 const RESTS_WITHIN: Duration = Duration::from_secs(10);
@@ -137,18 +131,15 @@ impl Ending {
     /// Does what is to be done, as soon as Incus knows that it has stopped: that takes a moment, and right after a kill
     /// Incus says now this and now that.
     pub(super) async fn finish_soon(&self) -> Result<Ended, EndError> {
-        let deadline = tokio::time::Instant::now() + KNOWN_WITHIN;
-        let mut attempts = 0;
+        let mut patience = Patience::new();
         loop {
-            attempts += 1;
-            match self.finish(Wish::AsPlanned).await {
-                // It may have waited for something else that happened to it.
+            let finished = self.finish(Wish::AsPlanned).await;
+            let not_yet = matches!(
+                &finished,
                 Err(EndError::Runs { .. } | EndError::Incus(incus::Error::Refused { .. }))
-                    if attempts < ATTEMPTS || tokio::time::Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                other => return other,
+            );
+            if !(not_yet && patience.lasts().await) {
+                return finished;
             }
         }
     }
