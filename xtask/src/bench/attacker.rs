@@ -77,9 +77,10 @@ impl Attacker {
         self.stdin.write_all(b"\n")?;
         loop {
             let waited = self.events.wait(LOOK);
-            let now = boottime()?;
             if self.events.read()?.contains("frozen 1") {
-                return Ok(now);
+                // After the look: between the two this thread, too, may have to wait, and no freeze is to look shorter
+                // than it was.
+                return Ok(boottime()?);
             }
             match waited {
                 Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {

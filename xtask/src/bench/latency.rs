@@ -7,11 +7,15 @@
 //! How long it takes at least depends on the machine: who answers has to be woken, and then everything that is to stand
 //! still. Half of that is measured before and half after, as nearly as it can be done in userspace: who accepts the
 //! connection freezes the cgroup, and nothing watches it.
+//!
+//! Whether idle processors halt changes every number (see [`super::awake`]); each subject is measured both ways. How much
+//! of the processors' time a virtual machine's host gave to others meanwhile stands beside it.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -20,8 +24,9 @@ use serde_json::json;
 
 use super::Format;
 use super::attacker::{APART, Act, Attacker, hurry};
+use super::awake::Awake;
 use super::cgroup::{Cgroup, Events, hierarchy};
-use super::machine::Machine;
+use super::machine::{Machine, Stolen};
 use super::stats::Summary;
 use crate::coi::{self, Coi, Profile, Signals, io_error};
 use crate::run::Cmd;
@@ -57,7 +62,7 @@ suppress = { for = "0s" }
 /// The command line of `cargo xtask bench latency`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often to measure, at least 50 times
+    /// How often to measure each, at least 50 times
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(50..))]
     runs: u32,
     /// How to print the result
@@ -95,20 +100,47 @@ async fn measure(coi: &mut Coi, runs: u32, signals: &mut Signals) -> Result<Vec<
     let mut results = Vec::new();
     for make in [Subject::cgroup, Subject::container] {
         let subject = make(coi)?;
-        anstream::eprintln!("{}: {runs} runs", subject.title);
-        let mut least = subject.least(runs / 2, signals).await?;
-        let [observed, decided, recorded] = subject.measure(coi, &listener, runs, signals).await?;
-        least.extend(subject.least(runs - runs / 2, signals).await?);
-        let none = || "nothing was measured";
-        results.push(Measured {
-            subject: subject.title,
-            least_us: Summary::of(least).ok_or_else(none)?,
-            observed_us: Summary::of(observed).ok_or_else(none)?,
-            decided_us: Summary::of(decided).ok_or_else(none)?,
-            recorded_us: Summary::of(recorded).ok_or_else(none)?,
-        });
+        for (earlier, idle) in [(0, Idle::Awake), (runs, Idle::Halting)] {
+            anstream::eprintln!("{}, idle processors {idle}: {runs} runs", subject.title);
+            let awake = (idle == Idle::Awake).then(Awake::keep).transpose()?;
+            let stolen = Stolen::since_now()?;
+            let mut least = subject.least(runs / 2, signals).await?;
+            let [observed, decided, recorded] =
+                subject.measure(coi, &listener, earlier, runs, signals).await?;
+            least.extend(subject.least(runs - runs / 2, signals).await?);
+            drop(awake);
+            let none = || "nothing was measured";
+            results.push(Measured {
+                subject: subject.title,
+                idle_processors: idle,
+                stolen_percent: stolen.percent()?,
+                least_us: Summary::of(least).ok_or_else(none)?,
+                observed_us: Summary::of(observed).ok_or_else(none)?,
+                decided_us: Summary::of(decided).ok_or_else(none)?,
+                recorded_us: Summary::of(recorded).ok_or_else(none)?,
+            });
+        }
     }
     Ok(results)
+}
+
+/// What a processor does that has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Idle {
+    /// It looks whether there is something.
+    Awake,
+    /// It waits to be woken.
+    Halting,
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Awake => "awake",
+            Self::Halting => "halting",
+        })
+    }
 }
 
 /// What is attacked.
@@ -124,10 +156,13 @@ struct Subject {
     _ours: Option<Cgroup>,
 }
 
-/// All freezes of a subject.
+/// All freezes of a subject while idle processors did the same.
 #[derive(Debug, Serialize)]
 struct Measured {
     subject: &'static str,
+    idle_processors: Idle,
+    /// What the machine's host took of all processors' time meanwhile.
+    stolen_percent: f64,
     /// Without COI, by who accepts the connection.
     least_us: Summary,
     /// By the attacker's and the watcher's clocks.
@@ -180,31 +215,18 @@ impl Subject {
                 accepted.and(written)
             })
         });
-        let freezes = tokio::task::spawn_blocking(move || {
-            let mut attacker = Attacker::start(&cgroup, port, Act::Connect)?;
-            let mut least = Vec::new();
-            for _ in 0..runs {
-                let at = attacker.freeze(FROZEN)?;
-                let mut events = Events::of(&cgroup)?;
-                fs::write(cgroup.join("cgroup.freeze"), "0")?;
-                while events.read()?.contains("frozen 1") {
-                    events.wait(FROZEN)?;
-                }
-                least.push(at.saturating_sub(attacker.began()?));
-                thread::sleep(APART);
-            }
-            Ok::<_, io::Error>(least)
-        });
-        let freezes =
-            signals.unless(&format!("freezing {} by hand", self.title), 4 * FROZEN, freezes).await??;
-        Ok(freezes.map_err(io_error(format!("freezing {} by hand", self.title)))?)
+        let what = format!("freezing {} by hand", self.title);
+        let freezes = tokio::task::spawn_blocking(move || by_hand(&cgroup, port, runs));
+        Ok(signals.unless(&what, 4 * FROZEN, freezes).await??.map_err(io_error(what))?)
     }
 
-    /// With COI: what was seen, and what is in the audit log of the decisions and of the freezes.
+    /// With COI: what was seen, and what is in the audit log of the decisions and of the freezes. So many freezes are on
+    /// record from earlier.
     async fn measure(
         &self,
         coi: &Coi,
         listener: &TcpListener,
+        earlier: u32,
         runs: u32,
         signals: &mut Signals,
     ) -> Result<[Vec<u64>; 3]> {
@@ -225,10 +247,12 @@ impl Subject {
             tokio::time::sleep(APART).await;
         }
         let records = coi.audit(&self.name, signals).await?;
+        let earlier = usize::try_from(earlier)?;
         let recorded = |what: &str| -> Vec<u64> {
             records
                 .iter()
                 .filter(|record| record["rule"]["id"] == "bench-connect")
+                .skip(earlier)
                 .filter_map(|record| Some(record.pointer("/coi/action")?.get(what)?.as_u64()? * 1000))
                 .collect()
         };
@@ -241,6 +265,23 @@ impl Subject {
     }
 }
 
+/// Has an attacker frozen by who listens at this port, again and again; says how long each freeze took, in nanoseconds.
+fn by_hand(cgroup: &Path, port: u16, runs: u32) -> io::Result<Vec<u64>> {
+    let mut attacker = Attacker::start(cgroup, port, Act::Connect)?;
+    let mut least = Vec::new();
+    for _ in 0..runs {
+        let at = attacker.freeze(FROZEN)?;
+        let mut events = Events::of(cgroup)?;
+        fs::write(cgroup.join("cgroup.freeze"), "0")?;
+        while events.read()?.contains("frozen 1") {
+            events.wait(FROZEN)?;
+        }
+        least.push(at.saturating_sub(attacker.began()?));
+        thread::sleep(APART);
+    }
+    Ok(least)
+}
+
 fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
     if format == Format::Json {
         let result = json!({ "bench": "latency", "runs": runs, "machine": machine, "results": results });
@@ -248,18 +289,28 @@ fn print(format: Format, machine: &Machine, runs: u32, results: &[Measured]) {
         return;
     }
     anstream::println!("connect() to frozen: {runs} runs each, {machine}");
-    anstream::println!("{:<51} {:>10} {:>10} {:>10} {:>10}", "milliseconds", "median", "p99", "min", "max");
     for measured in results {
+        let Measured { subject, idle_processors, stolen_percent, .. } = measured;
+        anstream::println!(
+            "{subject}, idle processors {idle_processors}, {stolen_percent:.1} % of them taken by the host"
+        );
+        anstream::println!(
+            "  {:<49} {:>10} {:>10} {:>10} {:>10}",
+            "milliseconds",
+            "median",
+            "p99",
+            "min",
+            "max"
+        );
         for (what, summary) in [
             ("the least", measured.least_us),
             ("seen from outside", measured.observed_us),
             ("in the audit log, decided", measured.decided_us),
             ("in the audit log, frozen", measured.recorded_us),
         ] {
-            let row = format!("{}, {what}", measured.subject);
             let [median, p99, min, max] =
                 [summary.median, summary.p99, summary.min, summary.max].map(|us| us / 1000.0);
-            anstream::println!("{row:<51} {median:>10.3} {p99:>10.3} {min:>10.3} {max:>10.3}");
+            anstream::println!("  {what:<49} {median:>10.3} {p99:>10.3} {min:>10.3} {max:>10.3}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! It asserts nothing: a number is what it is. Only the soak has a verdict, since what grows is wrong on any machine.
 
 mod attacker;
+mod awake;
 mod cgroup;
 mod engine;
 mod flood;
