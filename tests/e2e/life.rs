@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use coi_tests::incus::{self, Foreign, exec};
-use coi_tests::{Coi, Gate, Reached, Running, SMALL, TINY, Turnstile, end, eventually};
+use coi_tests::{Coi, Ended, Gate, Proxy, Reached, Running, SMALL, TINY, Turnstile, end, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -196,6 +196,38 @@ fn a_session_in_the_background() {
     coi.coi(&["kill", &name]).expect(0).says(&format!("{name} is gone"));
     coi.coi(&["tmux", "send", &name, "x"]).expect(5);
     coi.coi(&["info", &name]).expect(5);
+}
+
+/// The list was none at all when one container, of another workspace even, could not be asked: while it starts or ends
+/// Incus refuses for a moment.
+#[test]
+fn sessions_are_listed_beside_a_container_that_cannot_be_asked() {
+    let coi = Coi::new();
+    let (works, silent) = (background(&coi, &[]), background(&coi, &["--slot", "2"]));
+    let incus = Proxy::start();
+    let list = || {
+        let mut list = coi.command(&["tmux", "list", "--format", "json"]);
+        list.env("INCUS_SOCKET", incus.socket());
+        list
+    };
+    let listed = |ended: &Ended, name: &str| {
+        let rows: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        rows.as_array().unwrap().iter().any(|row| row["name"] == name)
+    };
+    let both = end(&mut list()).expect(0);
+    assert!(listed(&both, &works) && listed(&both, &silent));
+
+    incus.refuse(format!("POST /1.0/instances/{silent}/exec"));
+    let one = end(&mut list()).expect(1).says(&format!("Incus could not run tmux in {silent}: "));
+    assert!(listed(&one, &works) && !listed(&one, &silent));
+    // One that ends meanwhile has no session, and that is no failure.
+    incus.refuse(format!("POST /1.0/instances/{silent}/exec"));
+    let ends = Running::start(&mut list());
+    incus.has_refused();
+    coi.coi(&["kill", &silent]).expect(0);
+    let one = ends.finish().expect(0);
+    assert!(listed(&one, &works) && !listed(&one, &silent));
+    coi.coi(&["kill", &works]).expect(0);
 }
 
 #[test]

@@ -1,16 +1,22 @@
-//! An Incus that hangs, goes away and comes back, for one daemon: a socket before the real one.
+//! An Incus that hangs, refuses, goes away and comes back, for one daemon or command: a socket before the real one.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use nix::sys::socket::{MsgFlags, recv};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::incus;
+
+/// Why something is refused.
+const REFUSAL: &str = "Failed to retrieve PID of executing child process";
 
 /// The socket. What it does can be changed at any time, also for connections that there are.
 #[derive(Debug)]
@@ -25,6 +31,10 @@ struct State {
     hangs: bool,
     /// Nobody listens.
     is_closed: bool,
+    /// How requests begin that are refused.
+    refused: Option<String>,
+    /// One was.
+    has_refused: bool,
     /// The real one's ends of all connections.
     real: Vec<UnixStream>,
 }
@@ -66,6 +76,20 @@ impl Proxy {
         self.state.1.notify_all();
     }
 
+    /// From now on requests that begin so, such as `POST /1.0/instances/NAME/exec`, are refused, if they are the first on
+    /// their connection.
+    pub fn refuse(&self, requests: String) {
+        let mut state = self.state.0.lock().unwrap();
+        state.refused = Some(requests);
+        state.has_refused = false;
+    }
+
+    /// Waits until one has been refused.
+    pub fn has_refused(&self) {
+        let waits = self.state.0.lock().unwrap();
+        drop(self.state.1.wait_while(waits, |state| !state.has_refused).unwrap());
+    }
+
     /// As when Incus ends: nobody listens, and every connection is cut.
     pub fn close(&self) {
         let mut state = self.state.0.lock().unwrap();
@@ -92,7 +116,18 @@ impl State {
 }
 
 /// Serves one connection, to its end.
-fn serve(state: &(Mutex<State>, Condvar), caller: &UnixStream) {
+fn serve(state: &(Mutex<State>, Condvar), mut caller: &UnixStream) {
+    let refused = state.0.lock().unwrap().refused.clone();
+    if refused.is_some_and(|refused| begins(caller, &refused)) {
+        let body = json!({ "type": "error", "error_code": 500, "error": REFUSAL }).to_string();
+        let length = body.len();
+        let head =
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nConnection: close";
+        let _ = write!(caller, "{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        state.0.lock().unwrap().has_refused = true;
+        state.1.notify_all();
+        return;
+    }
     let real = {
         let mut state = state.0.lock().unwrap();
         let real = (!state.hangs).then(|| UnixStream::connect(incus::socket()).unwrap());
@@ -113,6 +148,13 @@ fn serve(state: &(Mutex<State>, Condvar), caller: &UnixStream) {
         copy(&real, caller);
         answered_no_more();
     });
+}
+
+/// Whether the first that a caller says begins so; nothing of it is taken.
+fn begins(caller: &UnixStream, request: &str) -> bool {
+    let mut said = vec![0; request.len()];
+    let length = recv(caller.as_raw_fd(), &mut said, MsgFlags::MSG_PEEK).unwrap();
+    said[..length] == *request.as_bytes()
 }
 
 fn copy(mut from: &UnixStream, mut to: &UnixStream) {

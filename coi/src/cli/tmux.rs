@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::target::Target;
-use super::{Code, Failure, Format, Result};
+use super::{Code, Failure, Format, Result, several};
 use crate::launch::{self, tmux};
 use crate::{incus, ui};
 
@@ -118,15 +118,17 @@ impl Capture {
 
 impl List {
     async fn execute(self, incus: &incus::Client) -> Result {
-        let mut rows = Vec::new();
+        let (mut rows, mut failures) = (Vec::new(), Vec::new());
         for owned in launch::mine(incus).await? {
-            if tmux::has_session(incus, &owned).await? {
-                rows.push(Row {
+            match tmux::has_session(incus, &owned).await {
+                Ok(true) => rows.push(Row {
                     name: owned.instance.name,
                     tool: owned.tool,
                     session: owned.session,
                     workspace: owned.workspace,
-                });
+                }),
+                Ok(false) => {}
+                Err(error) => failures.push((owned.instance.name, error)),
             }
         }
         let text = match self.format {
@@ -140,6 +142,7 @@ impl List {
                 .collect(),
         };
         ui::out(&text).map_err(Failure::system("standard output"))?;
+        several::told(failures)?;
         if rows.is_empty() && self.format == Format::Text {
             ui::err("coi: no session goes on. `coi shell` starts one");
         }

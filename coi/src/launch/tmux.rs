@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Error, Owned, Result, State, Workspace};
-use crate::incus::{self, Exec, Output, Status};
+use crate::incus::{self, Exec, Output, Patience, Status};
 
 /// The name of the tmux session in a container.
 pub(super) const SESSION: &str = "coi";
@@ -33,17 +33,29 @@ pub async fn capture(incus: &incus::Client, owned: &Owned, history: u32) -> Resu
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a container has a session. One that does not run has none.
+/// Whether a container has a session. One that does not run has none, and while it starts or ends Incus refuses to run
+/// anything in it, for a moment in which it still says that it runs.
 pub async fn has_session(incus: &incus::Client, owned: &Owned) -> Result<bool> {
-    if owned.instance.status != Status::Running {
-        return Ok(false);
-    }
-    match ask(incus, owned, &["has-session", "-t", SESSION]).await {
-        Ok(_) => Ok(true),
-        Err(Error::NoSession { .. } | Error::NoWorkspace { .. }) => Ok(false),
-        // The image has no tmux.
-        Err(Error::Incus(incus::Error::NotStarted { .. })) => Ok(false),
-        Err(error) => Err(error),
+    let mut patience = Patience::new();
+    let mut now = owned.instance.status;
+    loop {
+        if now != Status::Running {
+            return Ok(false);
+        }
+        match ask(incus, owned, &["has-session", "-t", SESSION]).await {
+            Ok(_) => return Ok(true),
+            Err(Error::NoSession { .. } | Error::NoWorkspace { .. }) => return Ok(false),
+            // The image has no tmux.
+            Err(Error::Incus(incus::Error::NotStarted { .. })) => return Ok(false),
+            Err(Error::Incus(incus::Error::Refused { .. } | incus::Error::NotFound { .. }))
+                if patience.lasts().await => {}
+            Err(error) => return Err(error),
+        }
+        now = match incus.instance(&owned.instance.name).await {
+            Ok(instance) => instance.status,
+            Err(incus::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
     }
 }
 
