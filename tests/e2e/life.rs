@@ -223,7 +223,7 @@ fn sessions_are_listed_beside_a_container_that_cannot_be_asked() {
     // One that ends meanwhile has no session, and that is no failure.
     incus.refuse(format!("POST /1.0/instances/{silent}/exec"));
     let ends = Running::start(&mut list());
-    incus.has_refused();
+    incus.until_refused();
     coi.coi(&["kill", &silent]).expect(0);
     let one = ends.finish().expect(0);
     assert!(listed(&one, &works) && !listed(&one, &silent));

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::json;
@@ -17,6 +18,9 @@ use crate::incus;
 
 /// Why something is refused.
 const REFUSAL: &str = "Failed to retrieve PID of executing child process";
+
+/// How long a request may be waited for that is to be refused.
+const REFUSED: Duration = Duration::from_secs(30);
 
 /// The socket. What it does can be changed at any time, also for connections that there are.
 #[derive(Debug)]
@@ -85,9 +89,10 @@ impl Proxy {
     }
 
     /// Waits until one has been refused.
-    pub fn has_refused(&self) {
+    pub fn until_refused(&self) {
         let waits = self.state.0.lock().unwrap();
-        drop(self.state.1.wait_while(waits, |state| !state.has_refused).unwrap());
+        let waited = self.state.1.wait_timeout_while(waits, REFUSED, |state| !state.has_refused).unwrap();
+        assert!(!waited.1.timed_out(), "nothing was refused within {REFUSED:?}");
     }
 
     /// As when Incus ends: nobody listens, and every connection is cut.
