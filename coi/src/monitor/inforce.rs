@@ -3,7 +3,10 @@
 //! It promises that equal rules are compiled once and kept once, and that what a workspace wants to see costs that
 //! workspace's container alone.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use super::{
     config::Config,
@@ -35,8 +38,11 @@ pub struct InForce {
 impl InForce {
     /// No rules: those of a watch that is over.
     pub fn none() -> Arc<Self> {
-        let set: Arc<RuleSet> = Arc::default();
-        Arc::new(Self { wanted: Wanted::nothing(), everything: false, base: Arc::clone(&set), set })
+        static NONE: LazyLock<Arc<InForce>> = LazyLock::new(|| {
+            let set: Arc<RuleSet> = Arc::default();
+            Arc::new(InForce { wanted: Wanted::nothing(), everything: false, base: Arc::clone(&set), set })
+        });
+        Arc::clone(&NONE)
     }
 }
 

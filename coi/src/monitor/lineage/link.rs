@@ -43,7 +43,7 @@ impl Lineage {
         let living = || self.living.get(&scope).into_iter().flatten().copied();
         let mut suspects = vec![key];
         // Whichever part of a chain of pipes falls into place last may complete it for any other.
-        if piped && living().any(|key| self.nodes.get(&key).is_some_and(Node::may_relay)) {
+        if piped && living().any(|key| self.nodes.get(&key).is_some_and(|node| node.may_relay())) {
             suspects.extend(living());
             self.refresh_inherited(scope);
         } else {

@@ -80,7 +80,8 @@ type Map<K, V> = HashMap<K, V, RandomState>;
 /// All processes of all watched cgroups.
 #[derive(Default)]
 pub struct Lineage {
-    nodes: Map<ProcessKey, Node>,
+    /// Boxed: a map in which much comes and goes has room for several times what is there.
+    nodes: Map<ProcessKey, Box<Node>>,
     by_pid: Map<u32, ProcessKey>,
     /// The living processes of each watched cgroup.
     living: Map<u64, HashSet<ProcessKey, RandomState>>,
@@ -483,7 +484,7 @@ impl Lineage {
         if let Some(living) = self.living.get_mut(&node.scope) {
             living.remove(&near);
         }
-        self.insert(exact, node);
+        self.insert(exact, *node);
         for other in self.nodes.values_mut().filter(|other| other.parent == Some(near)) {
             other.parent = Some(exact);
         }
@@ -496,7 +497,7 @@ impl Lineage {
         }
         self.by_pid.insert(key.pid, key);
         self.living.entry(node.scope).or_default().insert(key);
-        self.nodes.insert(key, node);
+        self.nodes.insert(key, Box::new(node));
     }
 
     fn forget_one(&mut self) {
@@ -526,12 +527,12 @@ impl Lineage {
         {
             living.remove(&key);
         }
-        self.ended.push_back(key);
-        if self.ended.len() > MOST_ENDED
+        if self.ended.len() == MOST_ENDED
             && let Some(oldest) = self.ended.pop_front()
         {
             self.remove(oldest);
         }
+        self.ended.push_back(key);
     }
 
     fn set_stdio(&mut self, key: ProcessKey, stdio: [Stream; 3]) {

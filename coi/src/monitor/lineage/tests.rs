@@ -315,3 +315,15 @@ fn what_is_kept_is_bounded() {
     world.lineage.forget(7);
     assert!(world.lineage.nodes.is_empty() && world.lineage.by_pid.is_empty());
 }
+
+#[test]
+fn tables_stay_small_however_many_come_and_go() {
+    let mut world = World::new();
+    for pid in 1..(20 * MOST_ENDED as u32) {
+        world.exec(pid, 0, "/bin/true", [null(); 3]);
+        world.apply(pid, 0, Body::Exit { status: 0 });
+    }
+    let room = world.lineage.nodes.capacity() * size_of::<(ProcessKey, Box<Node>)>();
+    assert!(room < 512 << 10, "{room} bytes for {} processes", world.lineage.nodes.len());
+    assert_eq!(world.lineage.ended.capacity(), MOST_ENDED);
+}
