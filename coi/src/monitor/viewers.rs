@@ -37,7 +37,7 @@ impl Shown {
     /// As a line of JSON, if it says something to people.
     pub fn into_line(self) -> Option<String> {
         match self {
-            Self::Event(_, event) => Some(audit::Record::event(&*event).line()),
+            Self::Event(_, event) => Some(audit::Record::event(&*event).line().to_string()),
             Self::Line(line) => Some(line.to_string()),
             Self::Mark(..) | Self::Missed(_) => None,
         }

@@ -291,13 +291,13 @@ impl Writer {
             let Batch { records, missed, upto, flush, over } = self.take(due);
             for record in records {
                 self.make_room();
-                self.store.push(record);
+                self.store.push(&record);
                 if self.store.waiting() >= BATCH {
                     self.commit();
                 }
             }
             if missed.records > 0 {
-                self.store.push(Record::gap(
+                self.store.push(&Record::gap(
                     self.store.about(),
                     &Gap {
                         reason: "queue",
@@ -389,7 +389,7 @@ impl Writer {
                         error: Some(error),
                         ..Gap::default()
                     };
-                    self.store.push(Record::gap(self.store.about(), &gap));
+                    self.store.push(&Record::gap(self.store.about(), &gap));
                     self.shared.progress.send_modify(|progress| progress.trouble = None);
                 }
                 true

@@ -43,6 +43,9 @@ const LONGEST: usize = 64 << 10;
 /// How much of each text is left of a record that would be longer.
 const CUT: usize = 512;
 
+/// How a line ends.
+const END: &str = "}\n";
+
 macro_rules! kinds {
     ($($variant:ident, $name:literal, $ecs:literal, $doc:literal;)*) => {
         /// What a record tells of: `coi.record`.
@@ -117,9 +120,31 @@ impl Kind {
     }
 }
 
-/// A record that is not yet in a log.
+/// A record that is not yet in a log: a text, since thousands may wait for the disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
+    kind: Kind,
+    line: Arc<str>,
+    /// Where in the line `event` and `coi` end: a log adds to both.
+    ends: [usize; 2],
+    brief: Option<Box<Brief>>,
+}
+
+/// What an alert or an action is counted by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// What was done in the end.
+    pub action: ActionName,
+    /// Whether it failed.
+    pub failed: bool,
+    /// From the event to its end.
+    pub latency: Option<Duration>,
+    /// The rule that fired, and how severe that is.
+    pub rule: Option<(Severity, String)>,
+}
+
+/// A record that is being made.
+struct Draft {
     kind: Kind,
     object: Map<String, Json>,
 }
@@ -262,14 +287,17 @@ pub struct Torn {
 impl Record {
     /// An event.
     pub fn event(record: &impl event::Record) -> Self {
-        let mut object = of_event(record, Kind::Event);
-        redact::record(&mut object);
-        Self { kind: Kind::Event, object }
+        Draft::event(record).done()
+    }
+
+    /// An event as it stands in a record, for what is no log.
+    pub fn value_of(record: &impl event::Record) -> Json {
+        Json::Object(Draft::event(record).object)
     }
 
     /// Events that were lost.
     pub fn loss(record: &impl event::Record) -> Self {
-        Self { kind: Kind::Loss, object: of_event(record, Kind::Loss) }
+        Draft { kind: Kind::Loss, object: of_event(record, Kind::Loss) }.done()
     }
 
     /// An alert and what was done about it.
@@ -332,17 +360,18 @@ impl Record {
         }
         put(&mut object, "coi.action", done);
         redact::record(&mut object);
-        Self { kind: Kind::Alert, object }
+        let brief = Brief {
+            action: name,
+            failed: last.is_some_and(|attempt| attempt.error.is_some()),
+            latency: last.filter(|_| name != ActionName::Log).map(|attempt| attempt.latency),
+            rule: Some((rule.severity, rule.id.clone())),
+        };
+        Draft { kind: Kind::Alert, object }.done_with(brief)
     }
 
     /// Something was done that no alert asked for.
     pub fn action(container: &Container, done: &Done<'_>) -> Self {
-        let mut record = Self::about(container, Kind::Action);
-        record.put("coi.action", action(done.action.name(), done.error));
-        record.put("event.outcome", if done.error.is_none() { "success" } else { "failure" }.into());
-        record.put("coi.message", done.why.into());
-        record.put_user(done.by);
-        record
+        Draft::action(container, done).done_with(done.into())
     }
 
     /// A rule asked for something, and a daemon ended before it could be recorded. What has become of it is `error`, and
@@ -352,26 +381,27 @@ impl Record {
         let at = timestamp(intent.clock);
         let why = format!("{then}; decided at {at} about process {process}: {}", intent.message);
         let why = redact::text(&why);
-        let mut record = Self::action(container, &Done { action: intent.action, error, by: None, why: &why });
+        let done = Done { action: intent.action, error, by: None, why: &why };
+        let mut record = Draft::action(container, &done);
         record.put("rule.id", intent.rule_id.as_str().into());
         record.put("event.severity", number(intent.severity).into());
         record.put("coi.severity", intent.severity.name().into());
-        record
+        record.done_with((&done).into())
     }
 
     /// The watch begins.
     pub fn attach(container: &Container, respond: bool, owner: u32, by: u32, rules: &RulesInForce) -> Self {
-        let mut record = Self::about(container, Kind::Attach);
+        let mut record = Draft::about(container, Kind::Attach);
         record.put_user(Some(by));
         record.put("coi.watch", json!({ "respond": respond, "owner": owner.to_string() }));
         record.put("coi.rules", json!(rules));
         record.put("coi.version", env!("CARGO_PKG_VERSION").into());
-        record
+        record.done()
     }
 
     /// A container is accompanied that is not monitored, as `by` wants it.
     pub fn unmonitored(container: &Container, owner: u32, by: u32) -> Self {
-        let mut record = Self::about(container, Kind::Unmonitored);
+        let mut record = Draft::about(container, Kind::Unmonitored);
         record.put_user(Some(by));
         record.put("coi.watch", json!({ "respond": false, "owner": owner.to_string() }));
         record.put("coi.version", env!("CARGO_PKG_VERSION").into());
@@ -379,37 +409,37 @@ impl Record {
             "it runs without the monitor, as uid {by} has it: nothing that happens in it is seen, recorded or stopped"
         );
         record.put("coi.message", words.into());
-        record
+        record.done()
     }
 
     /// The watch is over. `why` is for people.
     pub fn detach(container: &Container, why: &str) -> Self {
-        let mut record = Self::about(container, Kind::Detach);
+        let mut record = Draft::about(container, Kind::Detach);
         record.put("coi.message", why.into());
-        record
+        record.done()
     }
 
     /// Other rules are in force.
     pub fn rules(container: &Container, by: u32, rules: &RulesInForce) -> Self {
-        let mut record = Self::about(container, Kind::Rules);
+        let mut record = Draft::about(container, Kind::Rules);
         record.put_user(Some(by));
         record.put("coi.rules", json!(rules));
-        record
+        record.done()
     }
 
     /// What is seen of a container, and what cannot be: told when its watch is armed, and to each viewer.
     pub fn coverage(container: &Container, programs: &[String], holes: &[Hole]) -> Self {
-        let mut record = Self::about(container, Kind::Coverage);
+        let mut record = Draft::about(container, Kind::Coverage);
         record.put("coi.programs", json!(programs));
         record.put("coi.holes", json!(holes));
-        record
+        record.done()
     }
 
     /// What became of a container's events since its watch began: told when it has stopped, and when the watch is over.
     pub fn counts(container: &Container, events: &BTreeMap<String, Tally>) -> Self {
-        let mut record = Self::about(container, Kind::Counts);
+        let mut record = Draft::about(container, Kind::Counts);
         record.put("coi.events", json!(events));
-        record
+        record.done()
     }
 
     /// The monitor is at work.
@@ -419,62 +449,62 @@ impl Record {
         alerts: u64,
         events: &BTreeMap<String, Tally>,
     ) -> Self {
-        let mut record = Self::about(container, Kind::Heartbeat);
+        let mut record = Draft::about(container, Kind::Heartbeat);
         record.put("coi.state", json!(state));
         record.put("coi.alerts", alerts.into());
         record.put("coi.events", json!(events));
-        record
+        record.done()
     }
 
     /// A watch has come to a state. `why` is for people.
     pub fn state(container: &Container, state: WatchState, why: &str) -> Self {
-        let mut record = Self::about(container, Kind::State);
+        let mut record = Draft::about(container, Kind::State);
         record.put("coi.state", json!(state));
         record.put("coi.message", redact::text(why).into());
-        record
+        record.done()
     }
 
     /// Something that people should know of a watch, whose state it does not change.
     pub fn note(container: &Container, what: &str) -> Self {
-        let mut record = Self::about(container, Kind::Note);
+        let mut record = Draft::about(container, Kind::Note);
         record.put("coi.message", redact::text(what).into());
-        record
+        record.done()
     }
 
     /// A protected path was changed.
     pub fn protection(container: &Container, what: &Protection) -> Self {
-        let mut record = Self::about(container, Kind::Protection);
+        let mut record = Draft::about(container, Kind::Protection);
         record.put("coi.protection", json!(what));
         let outcome = if what.error.is_none() { "success" } else { "failure" };
         record.put("event.outcome", outcome.into());
         record.put("coi.message", what.words().into());
-        record
+        record.done()
     }
 
     /// Something is not in this log.
     pub fn gap(container: &Container, gap: &Gap) -> Self {
-        let mut record = Self::about(container, Kind::Gap);
+        let mut record = Draft::about(container, Kind::Gap);
         record.put("coi.gap", json!(gap));
-        record
+        record.done()
     }
 
     /// The chain up to the record `previous`, signed.
     pub(super) fn checkpoint(container: &Container, key: &Key, owner: u32, id: &str, previous: Link) -> Self {
-        let mut record = Self::about(container, Kind::Checkpoint);
+        let mut record = Draft::about(container, Kind::Checkpoint);
         let time = record.object["@timestamp"].as_str().unwrap_or_default();
         let signature = key.sign(&key::statement(owner, id, time, previous));
         record.put(
             "coi.checkpoint",
             json!({ "algorithm": "ed25519", "key": key.id(), "signature": signature }),
         );
-        record
+        record.done()
     }
 
     /// Files of this log were removed; `anchor` is the last record in them.
     pub(super) fn retention(container: &Container, files: &[String], anchor: Link) -> Self {
-        let mut record = Self::about(container, Kind::Retention);
+        let mut record = Draft::about(container, Kind::Retention);
         record.put("coi.retention", json!({ "files": files, "last": anchor.sequence, "hash": anchor.hash }));
-        record
+        record.done()
     }
 
     /// What it tells of.
@@ -482,32 +512,42 @@ impl Record {
         self.kind
     }
 
-    /// Its fields, nested.
-    pub fn into_value(self) -> Json {
-        Json::Object(self.object)
-    }
-
-    /// What stands under a name of the schema, such as `rule.id`.
-    pub fn get(&self, name: &str) -> Option<&Json> {
-        let (first, rest) = name.split_once('.').unwrap_or((name, ""));
-        let part = self.object.get(first)?;
-        rest.split('.').filter(|key| !key.is_empty()).try_fold(part, |part, key| part.get(key))
+    /// What it is counted by, of an alert or an action.
+    pub fn brief(&self) -> Option<&Brief> {
+        self.brief.as_deref()
     }
 
     /// As a viewer is shown it: a line of JSON without a place in a log.
-    pub fn line(&self) -> String {
-        let mut line = visible(Json::Object(self.object.clone()).to_string());
-        line.push('\n');
-        line
+    pub fn line(&self) -> Arc<str> {
+        Arc::clone(&self.line)
     }
 
     /// As it stands in a log after the record `previous`, without a line's end.
-    pub(super) fn sealed(mut self, previous: Link) -> String {
-        self.put("event.sequence", previous.next().into());
-        self.put("host", HOST.clone());
-        self.put("coi.chain.previous", json!(previous.hash));
-        let line = Json::Object(self.object).to_string();
-        visible(if line.len() > LONGEST { shortened(&line) } else { line })
+    pub(super) fn sealed(&self, previous: Link) -> String {
+        let [event, coi] = self.ends;
+        let line = self.line.strip_suffix(END).unwrap_or(&self.line);
+        let (event, coi, rest) = (&line[..event], &line[event..coi], &line[coi..]);
+        let (sequence, hash, host) = (previous.next(), json!(previous.hash), &*HOST);
+        format!(
+            "{event},\"sequence\":{sequence}{coi},\"chain\":{{\"previous\":{hash}}}{rest},\"host\":{host}}}"
+        )
+    }
+}
+
+impl Draft {
+    fn event(record: &impl event::Record) -> Self {
+        let mut object = of_event(record, Kind::Event);
+        redact::record(&mut object);
+        Self { kind: Kind::Event, object }
+    }
+
+    fn action(container: &Container, done: &Done<'_>) -> Self {
+        let mut record = Self::about(container, Kind::Action);
+        record.put("coi.action", action(done.action.name(), done.error));
+        record.put("event.outcome", if done.error.is_none() { "success" } else { "failure" }.into());
+        record.put("coi.message", done.why.into());
+        record.put_user(done.by);
+        record
     }
 
     /// What every record about a container, and not about an event, begins with.
@@ -534,6 +574,45 @@ impl Record {
             self.put("user.id", uid.to_string().into());
         }
     }
+
+    /// The record, which is changed no more.
+    fn done(mut self) -> Record {
+        let (mut line, mut ends) = self.write();
+        if line.len() > LONGEST {
+            self.object.values_mut().for_each(shorten);
+            self.put("coi.record_truncated", true.into());
+            (line, ends) = self.write();
+        }
+        Record { kind: self.kind, line: line.into(), ends, brief: None }
+    }
+
+    fn done_with(self, brief: Brief) -> Record {
+        Record { brief: Some(Box::new(brief)), ..self.done() }
+    }
+
+    /// The line, and where in it `event` and `coi` end: [`put_kind`] sees to it that there are both, in this order.
+    fn write(&self) -> (String, [usize; 2]) {
+        let mut line = String::new();
+        let mut ends = [0; 2];
+        for (name, value) in &self.object {
+            line.push(if line.is_empty() { '{' } else { ',' });
+            line.push_str(&format!("\"{name}\":"));
+            line.push_str(&visible(value.to_string()));
+            match name.as_str() {
+                "event" => ends[0] = line.len() - 1,
+                "coi" => ends[1] = line.len() - 1,
+                _ => {}
+            }
+        }
+        line.push_str(END);
+        (line, ends)
+    }
+}
+
+impl From<&Done<'_>> for Brief {
+    fn from(done: &Done<'_>) -> Self {
+        Self { action: done.action, failed: done.error.is_some(), latency: None, rule: None }
+    }
 }
 
 /// The rules that are in force, as far as a record says it.
@@ -554,10 +633,10 @@ impl RulesInForce {
 }
 
 /// Which machine, since which boot.
-static HOST: LazyLock<Json> = LazyLock::new(|| {
+static HOST: LazyLock<String> = LazyLock::new(|| {
     let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    json!({ "name": name, "boot": { "id": boot.trim() } })
+    visible(json!({ "name": name, "boot": { "id": boot.trim() } }).to_string())
 });
 
 /// What every record about an event begins with.
@@ -662,25 +741,17 @@ pub(crate) fn visible(line: String) -> String {
     })
 }
 
-/// The same record with only the beginnings of what is long.
-fn shortened(line: &str) -> String {
-    fn cut(value: &mut Json) {
-        match value {
-            Json::String(text) if text.len() > CUT => {
-                text.truncate(text.floor_char_boundary(CUT));
-            }
-            Json::Array(values) => {
-                values.truncate(32);
-                values.iter_mut().for_each(cut);
-            }
-            Json::Object(object) => object.values_mut().for_each(cut),
-            _ => {}
+/// Leaves only the beginnings of what is long.
+fn shorten(value: &mut Json) {
+    match value {
+        Json::String(text) if text.len() > CUT => text.truncate(text.floor_char_boundary(CUT)),
+        Json::Array(values) => {
+            values.truncate(32);
+            values.iter_mut().for_each(shorten);
         }
+        Json::Object(object) => object.values_mut().for_each(shorten),
+        _ => {}
     }
-    let Ok(mut record) = serde_json::from_str::<Json>(line) else { return line.to_owned() };
-    cut(&mut record);
-    record["coi"]["record_truncated"] = true.into();
-    record.to_string()
 }
 
 /// A container that a record is about.
@@ -700,6 +771,23 @@ pub(super) mod tests {
         put(&mut object, "a.b.c", 1.into());
         put(&mut object, "a.d", 2.into());
         assert_eq!(Json::Object(object), json!({"a": {"b": {"c": 1}, "d": 2}}));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_log_adds_to_a_line_and_changes_nothing_of_it(said in ".*") {
+            let record = Record::note(&container(), &said);
+            let previous = Link::genesis(0, "x");
+            let mut sealed: Json = serde_json::from_str(&record.sealed(previous)).unwrap();
+            let event = sealed["event"].as_object_mut().unwrap();
+            proptest::prop_assert_eq!(event.shift_remove("sequence"), Some(json!(1)));
+            let coi = sealed["coi"].as_object_mut().unwrap();
+            proptest::prop_assert_eq!(coi.shift_remove("chain"), Some(json!({ "previous": previous.hash })));
+            let host = sealed.as_object_mut().unwrap().shift_remove("host").unwrap();
+            proptest::prop_assert!(host["boot"]["id"].is_string());
+            let line = serde_json::from_str::<Json>(&record.line()).unwrap();
+            proptest::prop_assert_eq!(sealed.to_string(), line.to_string());
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Store {
                 Some(note) if note.ended => "stopped",
                 _ => "crashed",
             };
-            store.push(Record::gap(
+            store.push(&Record::gap(
                 &store.about,
                 &Gap {
                     reason,
@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Puts a record behind the others; [`Store::commit`] writes it.
-    pub(super) fn push(&mut self, record: Record) {
+    pub(super) fn push(&mut self, record: &Record) {
         self.urgent |= record.kind().is_urgent();
         self.unsigned += 1;
         let line = record.sealed(self.last);
@@ -248,7 +248,7 @@ impl Store {
         let checkpoint = Record::checkpoint(&about, &self.key, place.owner, place.id(), last);
         // It is a record like any other, and begins the count anew.
         self.unsigned = 0;
-        self.push(checkpoint);
+        self.push(&checkpoint);
         self.unsigned = 0;
         self.signed = Instant::now();
     }
@@ -317,7 +317,7 @@ impl Store {
             .filter_map(|piece| Some(piece.path.file_name()?.to_string_lossy().into_owned()))
             .collect();
         self.pruned = Some(anchor);
-        self.push(Record::retention(&self.about, &names, anchor));
+        self.push(&Record::retention(&self.about, &names, anchor));
         self.commit()?;
         for piece in &old[..gone] {
             fs::remove_file(&piece.path)?;

@@ -388,7 +388,7 @@ mod tests {
             if store.wants_rotation() {
                 store.rotate().unwrap();
             }
-            store.push(Record::note(&container(), &format!("note {n} of --password hunter2")));
+            store.push(&Record::note(&container(), &format!("note {n} of --password hunter2")));
         }
         store.end().unwrap();
         place
@@ -497,7 +497,7 @@ mod tests {
     fn what_a_crash_left_is_told_and_kept() {
         let (directory, place) = log(7);
         let (mut store, _) = open(directory.path(), options());
-        store.push(Record::note(&container(), "the last"));
+        store.push(&Record::note(&container(), "the last"));
         store.commit().unwrap();
         drop(store);
         let torn = b"{\"@timestamp\":\"2026-1";
@@ -607,7 +607,7 @@ mod tests {
                 if store.wants_rotation() {
                     store.rotate().unwrap();
                 }
-                store.push(Record::note(&container(), &format!("note {n}")));
+                store.push(&Record::note(&container(), &format!("note {n}")));
                 store.commit().unwrap();
             }
         });

@@ -56,7 +56,7 @@ impl Means {
         recent: &[Event],
     ) -> Result<Kept, String> {
         let place = Place::of_file(log, &state_directory()).ok_or("it is not known where the log is")?;
-        let events: Vec<_> = recent.iter().map(|event| Record::event(event).into_value()).collect();
+        let events: Vec<_> = recent.iter().map(|event| Record::value_of(event)).collect();
         let evidence = json!({
             "@timestamp": audit::timestamp(event.time),
             "container": { "name": event.container.name, "id": event.container.id },

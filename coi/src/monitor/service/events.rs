@@ -51,9 +51,10 @@ pub(super) async fn events(
         Form::Alerts => None,
         Form::Ecs | Form::Recording => Some(watching.pipeline.look(Arc::clone(&watching.watched)).await??),
     };
-    let state = |why: &str| Record::state(&watching.watched.container, watching.state(), why).line();
+    let state =
+        |why: &str| Record::state(&watching.watched.container, watching.state(), why).line().to_string();
     let form = query.form;
-    let coverage = service.coverage(&watching).line();
+    let coverage = service.coverage(&watching).line().to_string();
     let first = match form {
         Form::Ecs | Form::Alerts => vec![coverage, state("you see what happens from now on")],
         Form::Recording => {
@@ -71,7 +72,7 @@ pub(super) async fn events(
                 let why = format!(
                     "this viewer was too slow and has missed {missed} lines; the audit log has all alerts"
                 );
-                Some(Record::state(&container, now.state(), &why).line())
+                Some(Record::state(&container, now.state(), &why).line().to_string())
             }
             shown => shown.into_line(),
         })

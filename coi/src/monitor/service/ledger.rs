@@ -10,13 +10,8 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-
 use super::api::Tally;
-use crate::monitor::{
-    audit::{Kind, Record},
-    rules::Counters,
-};
+use crate::monitor::{audit::Record, rules::Counters};
 
 /// How many alerts are remembered, and how many bytes they may have.
 const ALERTS: usize = 1000;
@@ -77,22 +72,20 @@ impl Ledger {
     pub(super) fn enter(&self, owner: u32, watch: &str, record: &Record) {
         let mut book = self.book();
         *book.records.entry(record.kind().name()).or_default() += 1;
-        if !matches!(record.kind(), Kind::Alert | Kind::Action) {
-            return;
+        let Some(brief) = record.brief() else { return };
+        let action = brief.action.name().to_owned();
+        let result = if brief.failed { "failure" } else { "success" };
+        *book.actions.entry((action.clone(), result.to_owned())).or_default() += 1;
+        if let Some(latency) = brief.latency {
+            book.latencies.entry(action).or_default().add(latency);
         }
-        let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let action = text("coi.action.name");
-        *book.actions.entry((action.clone(), text("coi.action.result"))).or_default() += 1;
-        if let Some(latency) = record.get("coi.action.latency_us").and_then(Value::as_u64) {
-            book.latencies.entry(action).or_default().add(Duration::from_micros(latency));
-        }
-        if record.kind() == Kind::Alert {
-            let mut key = (text("coi.severity"), text("rule.id"));
+        if let Some((severity, rule)) = &brief.rule {
+            let mut key = (severity.name().to_owned(), rule.clone());
             if book.alerts.len() >= RULES && !book.alerts.contains_key(&key) {
                 OTHERS.clone_into(&mut key.1);
             }
             *book.alerts.entry(key).or_default() += 1;
-            book.recent.push(Alert { owner, watch: watch.into(), line: record.line().into() });
+            book.recent.push(Alert { owner, watch: watch.into(), line: record.line() });
         }
     }
 

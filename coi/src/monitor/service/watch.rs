@@ -339,7 +339,7 @@ impl Watching {
         self.means.notifier.tell(&Notice {
             severity: rule.severity,
             title: format!("{name}: {}: {}", rule.severity, alert.message),
-            line: record.line().into(),
+            line: record.line(),
             owner: self.owner,
             complain: Arc::new(complain),
         });
@@ -347,7 +347,7 @@ impl Watching {
 
     /// Shows a record, and has it written.
     pub(super) fn record(&self, record: Record) {
-        self.watched.viewers.show(&Shown::Line(record.line().into()));
+        self.watched.viewers.show(&Shown::Line(record.line()));
         self.write(record);
     }
 
