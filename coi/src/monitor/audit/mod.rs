@@ -34,5 +34,5 @@ pub mod verify;
 pub use files::{daemon_directory, directory, stem};
 pub use log::{Log, LogError, Logs, Progress};
 pub use options::{OnFullDisk, Options, duration};
-pub use record::{Done, Gap, Kind, Outcome, ProcessSeen, Protection, Record, RulesInForce};
+pub use record::{Done, Gap, Kind, Outcome, ProcessSeen, Protection, Record, RulesInForce, Told};
 pub(crate) use record::{timestamp, visible};

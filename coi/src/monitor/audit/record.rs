@@ -13,7 +13,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -288,11 +288,6 @@ impl Record {
     /// An event.
     pub fn event(record: &impl event::Record) -> Self {
         Draft::event(record).done()
-    }
-
-    /// An event as it stands in a record, for what is no log.
-    pub fn value_of(record: &impl event::Record) -> Json {
-        Json::Object(Draft::event(record).object)
     }
 
     /// Events that were lost.
@@ -606,6 +601,16 @@ impl Draft {
         }
         line.push_str(END);
         (line, ends)
+    }
+}
+
+/// Events as they stand in records, for what is no log. Each is made when it is written: all at once are megabytes.
+#[derive(Debug)]
+pub struct Told<'a, R>(pub &'a [R]);
+
+impl<R: event::Record> Serialize for Told<'_, R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|record| Draft::event(record).object))
     }
 }
 

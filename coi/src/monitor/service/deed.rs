@@ -4,17 +4,19 @@
 //! person, is not let go by this one.
 
 use std::{
+    io,
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::api::ActionName;
 use crate::monitor::{
     audit::{
-        self, Record,
+        self,
         evidence::{self as kept, Kept},
         files::{Place, state_directory},
         visible,
@@ -56,25 +58,36 @@ impl Means {
         recent: &[Event],
     ) -> Result<Kept, String> {
         let place = Place::of_file(log, &state_directory()).ok_or("it is not known where the log is")?;
-        let events: Vec<_> = recent.iter().map(|event| Record::value_of(event)).collect();
-        let evidence = json!({
-            "@timestamp": audit::timestamp(event.time),
-            "container": { "name": event.container.name, "id": event.container.id },
-            "rule": { "id": alert.rule.id, "name": alert.rule.title },
-            "coi": { "clock": event.time, "message": audit::redact::text(&alert.message) },
-            "found": found,
-            "events": events,
-        });
+        let evidence = Evidence {
+            timestamp: audit::timestamp(event.time),
+            container: json!({ "name": event.container.name, "id": event.container.id }),
+            rule: json!({ "id": alert.rule.id, "name": alert.rule.title }),
+            coi: json!({ "clock": event.time, "message": audit::redact::text(&alert.message) }),
+            found,
+            events: audit::Told(recent),
+        };
+        let failed = |error: io::Error| format!("the evidence cannot be written: {error}");
+        let text = visible(serde_json::to_string(&evidence).map_err(|error| failed(error.into()))?) + "\n";
         let (clock, most) = (event.time, self.respond.keep_evidence);
-        let writing = tokio::task::spawn_blocking(move || {
-            kept::keep(&place, clock, &(visible(evidence.to_string()) + "\n"), most)
-        });
+        let writing = tokio::task::spawn_blocking(move || kept::keep(&place, clock, &text, most));
         match tokio::time::timeout(WRITTEN_WITHIN, writing).await {
-            Ok(Ok(kept)) => kept.map_err(|error| format!("the evidence cannot be written: {error}")),
+            Ok(Ok(kept)) => kept.map_err(failed),
             Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
             Err(_) => Err(format!("the disk did not take the evidence within {WRITTEN_WITHIN:?}")),
         }
     }
+}
+
+/// What is written down.
+#[derive(Serialize)]
+struct Evidence<'a> {
+    #[serde(rename = "@timestamp")]
+    timestamp: String,
+    container: Value,
+    rule: Value,
+    coi: Value,
+    found: Found,
+    events: audit::Told<'a, Event>,
 }
 
 /// What was found before a kill: looked for once, if at all.
