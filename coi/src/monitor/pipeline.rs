@@ -60,6 +60,9 @@ const LOOK: Duration = Duration::from_micros(150);
 /// priority, a processor is left to others for a fifth of the time.
 const WORK: Duration = Duration::from_millis(4);
 const REST: u32 = 4;
+/// How long the thread rests when it has frozen something: each process that is to stand still needs a processor for it,
+/// perhaps this one, and what the watch's task does with the note that follows would take another one.
+const STANDSTILL: Duration = Duration::from_micros(150);
 /// How many events of a container are judged before another's.
 const TURN: usize = 128;
 /// How long it may take at that, but for the event that is just being judged: rules may be slow that others have
@@ -849,17 +852,23 @@ impl Scoped {
             ActionName::Deny => self.watched.intend(event, &alert, ActionName::Freeze),
             action => self.watched.intend(event, &alert, action),
         };
+        let mut frozen = false;
         if (stands || action == ActionName::KillProcess)
             && !(self.done.freeze || self.done.kill)
             && let Some(cgroup) = &self.cgroup
         {
-            // If it fails, the watch's task tries again, and says so.
-            if let Err(error) = cgroup.freeze() {
-                tracing::warn!(%error, "a freeze is tried again");
+            match cgroup.freeze() {
+                Ok(()) => frozen = stands,
+                // The watch's task tries again, and says so.
+                Err(error) => tracing::warn!(%error, "a freeze is tried again"),
             }
         }
         self.done.note(if stands && action == ActionName::Deny { ActionName::Freeze } else { action });
         let decided = Duration::from_nanos(boottime().saturating_sub(event.time));
+        if frozen {
+            // Once for each freeze, of which there is no second before somebody thaws it: others' events can wait.
+            std::thread::sleep(STANDSTILL);
+        }
         // A rule that fires all the time must not take the room of the one that acts.
         if (action == ActionName::Log || action == ActionName::Deny && !stands) && is_short {
             self.watched.unsaid.fetch_add(1, Ordering::Relaxed);
