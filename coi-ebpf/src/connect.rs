@@ -433,7 +433,8 @@ pub fn unix(watched: &Watched, sk: u64, result: i64, address: Passed, len: u64) 
     let bound_to = pointer(peer + offset!(unix_addr)).unwrap_or(0);
     let place = Place::at(peer + offset!(unix_path)).filter(|_| result == 0 && bound_to != 0);
     let path_len = if let Some(place) = place {
-        let (len, flags) = path::write(place, record.path.as_mut_ptr());
+        // SAFETY: the record has room for a path.
+        let (len, flags) = unsafe { path::write(place, record.path.as_mut_ptr()) };
         record.header.flags |= flags;
         bounded(len, PATH_MASK)
     } else if result == 0 && bound_to != 0 {

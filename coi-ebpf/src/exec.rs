@@ -73,7 +73,8 @@ fn exec(ctx: &RawTracePointContext) -> Option<()> {
     let mm = task.follow(offset!(task_mm))?;
     let program = mm.follow(offset!(mm_exe_file)).and_then(|file| Place::of_file(file.address()));
     let (path_len, path_flags) = match program {
-        Some(place) => path::write(place, record.tail.as_mut_ptr()),
+        // SAFETY: the record has room for a path and more.
+        Some(place) => unsafe { path::write(place, record.tail.as_mut_ptr()) },
         None => (0, FLAG_PATH_UNREADABLE),
     };
     let start: u64 = mm.number(offset!(mm_arg_start));

@@ -7,6 +7,10 @@
 //! of a system call's arguments is asked when it returns ([`entry`]), from the saved registers, so that no program runs
 //! when a call begins. What nobody wants ([`wanted`]) is not sent.
 //!
+//! The verifier follows each way through a program on its own, with all that is in line there. A function that is exported by
+//! its name it checks once in each program, whatever leads to it; what many programs do at length is such a function. Of
+//! what it is given the verifier knows numbers, and memory of a type's size that may be null, and it gives a number.
+//!
 //! Nothing here blocks or allocates. A record that finds no room in its ring is counted ([`ring`]).
 #![no_std]
 #![no_main]

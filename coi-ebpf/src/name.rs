@@ -116,7 +116,8 @@ pub fn write(name: Name, to: *mut u8) -> Written {
         stream::file(name.directory as u64).and_then(Place::of_file)
     };
     let (place, flags) = match place {
-        Some(place) => path::write(place, to),
+        // SAFETY: there is room for twice as much.
+        Some(place) => unsafe { path::write(place, to) },
         None => (0, 0),
     };
     let place = bounded(place, PATH_MASK);

@@ -126,7 +126,8 @@ fn tell(watched: &Watched, kind: Kind, file: File, inode: Inode, text: Passed) -
     // SAFETY: the record is ours.
     unsafe { task::header(&raw mut record.header, kind, watched) };
     let to = record.names.as_mut_ptr();
-    let (path_len, flags) = path::write(file.place(), to);
+    // SAFETY: the record has room for twice as much.
+    let (path_len, flags) = unsafe { path::write(file.place(), to) };
     let path_len = bounded(path_len, PATH_MASK);
     record.header.flags |= flags;
     // SAFETY: behind `path_len` there is room for PATH_KEPT bytes. Its flags are about the path, not about this.

@@ -165,9 +165,26 @@ impl Place {
 }
 
 /// Writes what a place is called; gives the length, at most [`PATH_SPACE`], and `FLAG_PATH_*`.
+///
+/// # Safety
+/// `to` has room for [`PATH_SPACE`] bytes.
 #[inline(always)]
-pub fn write(place: Place, to: *mut u8) -> (u64, u32) {
-    let Some(walk) = Walk::begin(place) else { return (0, FLAG_PATH_UNREADABLE) };
+pub unsafe fn write(place: Place, to: *mut u8) -> (u64, u32) {
+    // SAFETY: the caller's promise.
+    let written = unsafe { write_path(place.mnt, place.dentry, to.cast()) };
+    (written >> 32, written as u32)
+}
+
+/// What [`write`] does, checked once (see [`crate`]); gives the length in the upper half and the flags in the lower.
+///
+/// # Safety
+/// As [`write`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn write_path(mnt: u64, dentry: u64, to: *mut [u8; PATH_SPACE]) -> u64 {
+    let Some(walk) = Walk::begin(Place { mnt, dentry }).filter(|_| !to.is_null()) else {
+        return FLAG_PATH_UNREADABLE.into();
+    };
     for _ in 0..PATH_DEPTH {
         // SAFETY: the walk has begun.
         let entry = match unsafe { Walk::step(walk) } {
@@ -190,8 +207,9 @@ pub fn write(place: Place, to: *mut u8) -> (u64, u32) {
         let place = bounded(at, PATH_KEPT as u64 - 1) as usize;
         // SAFETY: `to` has room for PATH_SPACE bytes and `at` is below PATH_KEPT; the helper checks the
         // address of the name itself.
-        let written =
-            unsafe { bpf_probe_read_kernel_str(to.add(place).cast(), NAME_SPACE as u32, name as *const _) };
+        let written = unsafe {
+            bpf_probe_read_kernel_str(to.byte_add(place).cast(), NAME_SPACE as u32, name as *const _)
+        };
         if written <= 0 {
             Walk::end(walk, FLAG_PATH_UNREADABLE);
             break;
@@ -204,7 +222,7 @@ pub fn write(place: Place, to: *mut u8) -> (u64, u32) {
             break;
         }
     }
-    (Walk::len(walk), Walk::flags(walk))
+    Walk::len(walk) << 32 | u64::from(Walk::flags(walk))
 }
 
 /// Is the file at this place below the workspace's directory, through whatever mount?

@@ -43,7 +43,13 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
         |record: *mut ForkRecord| {
             // SAFETY: the place is reserved.
             unsafe {
-                task::header_of(&raw mut (*record).header, child, Kind::Fork, watched.flags(), watched.id)
+                task::header_of(
+                    &raw mut (*record).header,
+                    child,
+                    Kind::Fork as u32,
+                    watched.flags(),
+                    watched.id,
+                )
             };
         },
     );

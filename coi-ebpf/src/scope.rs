@@ -173,7 +173,7 @@ fn announce(record: &mut CgroupRecord, kind: Kind, id: u64, level: u32, path_len
     let read = unsafe { bpf_probe_read_kernel_str_bytes(path, &mut record.path) };
     let path_len = read.map_or(path_len, |bytes| bytes.len() as u32 + 1);
     // SAFETY: the record is ours.
-    unsafe { task::header_of(&raw mut record.header, kernel::current(), kind, 0, id) };
+    unsafe { task::header_of(&raw mut record.header, kernel::current(), kind as u32, 0, id) };
     record.body = Cgroup { id, level, path_len };
     // SAFETY: the whole record is initialised.
     unsafe { ring::send(kind, Weight::Decisive, id, (&raw const *record).cast(), size_of::<CgroupRecord>()) };

@@ -1,7 +1,7 @@
 //! Who acts.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use coi_common::{Header, Kind};
+use coi_common::{Header, Kind, Scope};
 
 use crate::{
     exec::bounded,
@@ -19,7 +19,24 @@ const PIDTYPE_SID: u64 = 3;
 #[inline(always)]
 pub unsafe fn header(to: *mut Header, kind: Kind, watched: &Watched) {
     // SAFETY: the caller's promise.
-    unsafe { header_of(to, current(), kind, watched.flags(), watched.id) };
+    unsafe { write_header(to, kind as u32, watched.scope, watched.id) };
+}
+
+/// What [`header`] does, checked once (see [`crate`]): for each pointer that is followed from the acting task the verifier
+/// searches all types of the kernel, several times and from the first to the last.
+///
+/// # Safety
+/// As [`header`]; `scope` is an entry of a map.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn write_header(to: *mut Header, kind: u32, scope: *mut Scope, id: u64) -> u32 {
+    if to.is_null() || scope.is_null() {
+        return 1;
+    }
+    let watched = Watched { id, scope };
+    // SAFETY: the caller's promise.
+    unsafe { header_of(to, current(), kind, watched.flags(), id) };
+    0
 }
 
 /// Writes the header of a record about this task. In place: a program's stack has 512 bytes.
@@ -27,12 +44,12 @@ pub unsafe fn header(to: *mut Header, kind: Kind, watched: &Watched) {
 /// # Safety
 /// `to` may be written to.
 #[inline(always)]
-pub unsafe fn header_of(to: *mut Header, task: impl Structure, kind: Kind, flags: u32, scope: u64) {
+pub unsafe fn header_of(to: *mut Header, task: impl Structure, kind: u32, flags: u32, scope: u64) {
     // SAFETY: the caller's promise; the helper takes no arguments and cannot fail.
     unsafe {
         (*to).time = bpf_ktime_get_boot_ns();
         (*to).scope = scope;
-        (*to).kind = kind as u32;
+        (*to).kind = kind;
         (*to).flags = flags;
         (*to).tgid = task.number(offset!(task_tgid));
         (*to).tid = task.number(offset!(task_pid));
