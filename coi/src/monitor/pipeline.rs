@@ -62,7 +62,7 @@ const WORK: Duration = Duration::from_millis(4);
 const REST: u32 = 4;
 /// How long the thread rests when it has frozen something: each process that is to stand still needs a processor for it,
 /// perhaps this one, and what the watch's task does with the note that follows would take another one.
-const STANDSTILL: Duration = Duration::from_micros(150);
+const STANDSTILL: Duration = Duration::from_micros(100);
 /// How many events of a container are judged before another's.
 const TURN: usize = 128;
 /// How long it may take at that, but for the event that is just being judged: rules may be slow that others have
