@@ -61,7 +61,8 @@ const LOOK: Duration = Duration::from_micros(150);
 const WORK: Duration = Duration::from_millis(4);
 const REST: u32 = 4;
 /// How long the thread rests when it has frozen something: each process that is to stand still needs a processor for it,
-/// perhaps this one, and what the watch's task does with the note that follows would take another one.
+/// perhaps this one, and what the watch's task does with the note that follows would take another one. It waits for nothing:
+/// whether all stand still is for that task to see, and the kernel's word of it can be 10 ms late.
 const STANDSTILL: Duration = Duration::from_micros(100);
 /// How many events of a container are judged before another's.
 const TURN: usize = 128;
